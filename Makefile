@@ -1,0 +1,63 @@
+# One command for each thing one does here; CI runs the same ones.
+
+PYTHON ?= python3
+BIN := .venv/bin
+COVERED := core definition stores runtime
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export NPM_CONFIG_LOGLEVEL := error
+
+.PHONY: run test check fix bench soak docs coverage clean
+
+run: .venv/.run                ## the orders example
+	$(BIN)/python -m examples.orders
+
+test: .venv/.dev               ## all tests
+	$(BIN)/python -m pytest
+
+check: .venv/.dev              ## linter, formatter, types, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy src $(wildcard tests/typing)
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+fix: .venv/.dev                ## whatever the tools can mend by themselves
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/.dev              ## durable steps per second, beside the bare store
+	$(BIN)/python bench/bench_steps.py
+
+soak: .venv/.dev               ## the tests with their long gates
+	HOLDFAST_SOAK=1 $(BIN)/python -m pytest
+
+docs: .venv/.dev               ## every snippet of the pages, run
+	$(BIN)/python -m pytest tests/e2e/test_docs.py
+
+coverage: .venv/.dev           ## the tests; fails if one of the four is under 95 %
+	$(BIN)/coverage run -m pytest
+	@status=0; for part in $(COVERED); do \
+		$(BIN)/coverage report --include="src/holdfast/$$part/*" --fail-under=95 || status=1; \
+	done; exit $$status
+
+clean:                         ## all that git ignores by name here
+	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that venv writes: a half-made environment is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "holdfast needs Python 3.11 or newer, and '$(PYTHON)' is not: try make PYTHON=python3.11" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.run: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+.venv/.dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@

@@ -1,0 +1,36 @@
+"""Holdfast: durable workflows in a Python program.
+
+Every completed step is recorded before the next one starts, so a run survives crashes, deploys and waiting.
+"""
+
+from holdfast import errors
+from holdfast.definition.flow import Flow
+from holdfast.definition.policies import Retry
+from holdfast.definition.step import Edge, Join, Step
+from holdfast.definition.task import Task, task
+from holdfast.definition.workflow import Workflow
+from holdfast.engine import AsyncEngine, AsyncHandle, arun
+from holdfast.errors import WorkflowError
+from holdfast.runtime.context import TaskContext, get_task_context
+from holdfast.sync import Engine, Handle, run
+
+__all__ = [
+    "AsyncEngine",
+    "AsyncHandle",
+    "Edge",
+    "Engine",
+    "Flow",
+    "Handle",
+    "Join",
+    "Retry",
+    "Step",
+    "Task",
+    "TaskContext",
+    "Workflow",
+    "WorkflowError",
+    "arun",
+    "errors",
+    "get_task_context",
+    "run",
+    "task",
+]

@@ -1,0 +1,55 @@
+"""`decide`: what events mean to a run, as entries. Only dispatches; each concern has a module of its own.
+
+A turn decides the events at hand together. Events concern different branches, so each is decided on the
+state before the turn; what depends on several branches at once (joins, the end of the run) is settled at the
+end of the turn, over the state *and* the turn's own entries.
+"""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from holdfast.core import joins, retries, steps
+from holdfast.core.entries import Entry, Failure
+from holdfast.core.events import AttemptFailed, AttemptSucceeded, Event, StartRequested
+from holdfast.core.run import Run
+from holdfast.core.turn import Turn
+from holdfast.definition.workflow import Workflow
+
+
+JOURNAL_ENTRIES_MAX = 50_000
+"""Entries of one run: a longer journal takes too long to replay; split the work into child runs."""
+JOURNAL_LIMIT = "journal_limit"
+
+
+def decide(workflow: Workflow, run: Run, events: Sequence[Event]) -> list[Entry]:
+    """Return the entries that `events` mean to `run`; none where all of them are stale.
+
+    Pure and total: nothing is changed, and the same arguments give the same entries.
+
+    Args:
+        workflow: The structure the run is pinned to, with the policies that are deployed.
+        run: The fold of everything committed so far.
+        events: At most one attempt's outcome per branch.
+
+    Returns:
+        Entries to append together, in order.
+    """
+    turn = Turn(workflow, run)
+    for event in events:
+        match event:
+            case AttemptSucceeded():
+                steps.attempt_succeeded(turn, event)
+            case AttemptFailed():
+                retries.attempt_failed(turn, event)
+            case StartRequested():
+                steps.start_requested(turn, event)
+            case _:
+                assert_never(event)
+        if turn.over:
+            return turn.entries
+    if turn.ended or turn.joining:
+        joins.settle(turn)
+    if run.position + len(turn.entries) > JOURNAL_ENTRIES_MAX and not turn.over:
+        message = f"the journal would have more than {JOURNAL_ENTRIES_MAX} entries; use child runs"
+        turn.fail("", None, 0, Failure(JOURNAL_LIMIT, message, (JOURNAL_LIMIT,)))
+    return turn.entries

@@ -1,0 +1,50 @@
+"""What one call of `decide` has decided so far, beside the state it began with."""
+
+from holdfast.core.entries import Arrival, Entry, Failure, RunFailed
+from holdfast.core.events import AttemptFailed, AttemptSucceeded
+from holdfast.core.run import OWING, Branch, Run
+from holdfast.definition.workflow import Workflow
+
+
+class Turn:
+    """Entries decided in this turn, and what they change across branches.
+
+    Attributes:
+        entries: In order.
+        ended: Branches that complete in this turn, the last one last.
+        joining: Branches that come to a join in this turn, with where.
+        started: Ids of branches that start in this turn.
+        over: Whether the run ends in this turn; then nothing more is decided.
+    """
+
+    __slots__ = ("ended", "entries", "joining", "over", "run", "started", "workflow")
+
+    def __init__(self, workflow: Workflow, run: Run) -> None:
+        """Nothing is decided yet."""
+        self.workflow = workflow
+        self.run = run
+        self.entries: list[Entry] = []
+        self.ended: list[str] = []
+        self.joining: dict[str, Arrival] = {}
+        self.started: list[str] = []
+        self.over = False
+
+    def current(self, event: AttemptSucceeded | AttemptFailed) -> Branch | None:
+        """The branch that owes exactly this attempt, or None for a stale event."""
+        branch = self.run.branches.get(event.branch)
+        if branch is None or branch.status not in OWING or branch.attempt != event.attempt:
+            return None
+        at = branch.at
+        if at is None or at.step != event.step or at.visit != event.visit:
+            return None
+        return branch
+
+    def record(self, entry: Entry) -> None:
+        """Add what a branch has done: before the failure of the run, where following its edges gave one."""
+        self.entries.insert(len(self.entries) - self.over, entry)
+
+    def fail(self, branch: str, at: Arrival | None, attempt: int, failure: Failure) -> None:
+        """End the run with a failure: of `branch` at `at`, or with "" of the run itself."""
+        step, visit = (at.step, at.visit) if at is not None else ("", 0)
+        self.entries.append(RunFailed(branch, step, visit, attempt, failure))
+        self.over = True

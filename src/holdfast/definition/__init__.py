@@ -1,0 +1,1 @@
+"""What a user writes, checked and frozen: tasks, steps, workflows, flows. Pure."""

@@ -1,0 +1,181 @@
+"""`Flow`: a pipeline written fluently, compiled to the one graph model (semantics rows 37, 38, 44).
+
+    flow = Flow("order").then(validate).fork().branch(reserve).branch(charge).join(bill).then(ship)
+
+A fork becomes a `fork` step with one named edge for each branch and an unnamed one to a `join` step, where
+the trunk waits; the function given to `join` is the task step after it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from holdfast.definition.step import Edge, Join, Step
+from holdfast.definition.task import Task, as_task
+from holdfast.definition.workflow import Workflow
+from holdfast.errors import DefinitionError, Problem
+
+Target = Callable[..., Any]
+LAMBDA = "<lambda>"
+BRANCHES_MAX = 1_000
+"""Branches of one fork; more is a map over data."""
+
+
+class Flow:
+    """Steps one after the other; the output of one is the argument of the next.
+
+    Methods change the flow and return it (a fork returns its builder). Nothing raises before `build()`,
+    which reports every problem at once; engines and `run()` build by themselves.
+    """
+
+    def __init__(self, name: str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Args: name of the workflow, and JSON-like facts about it."""
+        self.name = name
+        self._metadata = metadata
+        self._draft = _Draft()
+
+    def then(self, f: Target, *, name: str | None = None) -> "Flow":
+        """Add a step that calls `f` (a task or any callable) with the output of the step before.
+
+        Args:
+            f: Sync or async; takes one argument, or none.
+            name: Of the step; default the task's name, made distinct (`inc`, `inc_2`).
+        """
+        self._draft.end_fork()
+        self._draft.append(self._draft.task_step(f, name))
+        return self
+
+    def fork(self) -> "Fork":
+        """Begin parallel branches, which all get the output of the step before; end them with `join`."""
+        self._draft.end_fork()
+        self._draft.fork_is_open = True
+        return Fork(self, self._draft)
+
+    def build(self, *, durable: bool = False) -> Workflow:
+        """Compile to a `Workflow`; the same flow gives an equal one each time.
+
+        Args:
+            durable: Also refuse what only works in memory: lambdas without a name.
+
+        Raises:
+            DefinitionError: Something is wrong; `.problems` lists all of it.
+        """
+        self._draft.end_fork()
+        problems = list(self._draft.problems)
+        if not self._draft.steps:
+            problems.append(_problem("", "empty", "a flow needs at least one step"))
+        if durable:
+            problems += self._draft.nameless
+        if problems:
+            raise DefinitionError(subject=f"flow {self.name!r}", problems=problems)
+        return Workflow(
+            self.name,
+            self._draft.steps,
+            tasks=self._draft.tasks.values(),
+            metadata=self._metadata,
+        )
+
+
+class Fork:
+    """The open branches of a fork; made by `Flow.fork()`."""
+
+    def __init__(self, flow: Flow, draft: "_Draft") -> None:
+        """Args: the flow to return to, and what it has collected."""
+        self._flow = flow
+        self._draft = draft
+        self._branches: dict[str, list[Step]] = {}
+
+    def branch(self, *fs: Target, name: str | None = None) -> "Fork":
+        """Add a branch that calls `fs` one after the other.
+
+        Args:
+            fs: At least one.
+            name: Its key in the dict that `join` passes on; default the name of its first step.
+        """
+        steps: list[Step] = []
+        for f in fs:
+            step = self._draft.task_step(f, None)
+            if steps:
+                steps[-1] = msgspec.structs.replace(steps[-1], edges=(Edge(step.name),))
+            steps.append(step)
+        label = name or (steps[0].name if steps else "")
+        if not steps:
+            self._draft.report(label, "empty_branch", "a branch needs at least one function")
+        if label in self._branches:
+            self._draft.report(label, "duplicate_branch", f"two branches are called {label!r}")
+        self._branches[label] = steps
+        return self
+
+    def join(self, f: Target, *, name: str | None = None) -> Flow:
+        """End the fork: call `f` with `{branch name: its output}` once all branches have completed."""
+        draft = self._draft
+        draft.fork_is_open = False
+        if not 1 <= len(self._branches) <= BRANCHES_MAX:
+            draft.report("", "empty_fork", f"a fork needs 1 to {BRANCHES_MAX} branches")
+        fork_name, join_name = draft.distinct("fork"), draft.distinct("join")
+        after = draft.task_step(f, name)
+        edges = [Edge(steps[0].name, label) for label, steps in self._branches.items() if steps]
+        draft.append(Step(fork_name, "fork", edges=(*edges, Edge(join_name))))
+        draft.steps += [step for steps in self._branches.values() for step in steps]
+        join = Join(tuple(self._branches))
+        draft.steps += [Step(join_name, "join", join=join, edges=(Edge(after.name),)), after]
+        return self._flow
+
+
+class _Draft:
+    """What a flow and its fork collect together; `steps[-1]` is the end of the trunk."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.problems: list[Problem] = []
+        self.fork_is_open = False
+        self.nameless: list[Problem] = []
+        self._names: set[str] = set()
+
+    def report(self, step: str, code: str, message: str) -> None:
+        problem = _problem(step, code, message)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def end_fork(self) -> None:
+        if self.fork_is_open:
+            self.report("", "open_fork", "a fork is not ended; call .join(f) on it")
+
+    def append(self, step: Step) -> None:
+        if self.steps:
+            last = self.steps[-1]
+            self.steps[-1] = msgspec.structs.replace(last, edges=(*last.edges, Edge(step.name)))
+        self.steps.append(step)
+
+    def task_step(self, f: Target, name: str | None) -> Step:
+        if not callable(f):
+            self.report(name or "", "not_callable", f"{f!r} is not a function or task")
+            return Step(self.distinct(name or "step"), task="")
+        task = as_task(f)
+        if name is not None and name in self._names:
+            self.report(name, "duplicate_step", "another step has the same name")
+        if task.name == LAMBDA:
+            # A lambda's own name says nothing: the step's name is what the journal knows it by.
+            label = self.distinct(name or "lambda")
+            self.tasks[label] = Task(task.fn, name=label)
+            if name is None:
+                message = "a lambda in a durable flow needs a name: .then(f, name=...)"
+                self.nameless.append(_problem(label, "nameless", message))
+            return Step(label, task=label)
+        if self.tasks.setdefault(task.name, task).fn is not task.fn:
+            self.report(task.name, "task_name", f"two functions are called {task.name!r}; name one")
+        return Step(self.distinct(name or task.name), task=task.name)
+
+    def distinct(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self._names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name
+
+
+def _problem(step: str, code: str, message: str) -> Problem:
+    return Problem(step=step, path="", code=code, message=message)

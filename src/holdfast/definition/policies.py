@@ -1,0 +1,96 @@
+"""How failures are answered: retry policies. Policies are no part of a workflow's fingerprint."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from holdfast.definition.duration import DURATION_MAX_MS, Duration, to_ms
+from holdfast.errors import UsageError
+
+ALL = "all"
+TASK_FAILED = "task_failed"
+TIMEOUT = "timeout"
+FATAL = "fatal"
+RETRIES_MAX = 10_000
+"""Retries of one policy: beyond this a step is a loop, and says so better as one."""
+BACKOFF_RATE_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Try a step again after the failures that `error_equals` names (semantics row 23).
+
+    The k-th retry waits `base_delay * backoff_rate ** (k - 1)`, at most `max_delay`; with jitter FULL a
+    random part of that. Each policy of a step has a budget of its own.
+
+    Attributes:
+        error_equals: `"all"` (everything but `"fatal"`), `"task_failed"` (nor `"timeout"`), type names, or
+            exception classes, which match their subclasses too.
+        max_retries: 0 to `RETRIES_MAX`, not counting the first attempt.
+        base_delay: Wait before the first retry.
+        max_delay: No wait is longer.
+        backoff_rate: Factor from one wait to the next, 1 to `BACKOFF_RATE_MAX`.
+        jitter_strategy: FULL waits a random part of each delay, NONE all of it.
+
+    Raises:
+        UsageError: A bound is not kept.
+    """
+
+    error_equals: tuple[str | type[BaseException], ...] = (ALL,)
+    max_retries: int = 3
+    base_delay: Duration = 1
+    max_delay: Duration | None = None
+    backoff_rate: float = 2.0
+    jitter_strategy: Literal["NONE", "FULL"] = "NONE"
+
+    def __post_init__(self) -> None:
+        """Refuse what can never work."""
+        to_ms(self.base_delay, what="base_delay")
+        to_ms(self.max_delay or 0, what="max_delay")
+        if isinstance(self.max_retries, bool) or not 0 <= self.max_retries <= RETRIES_MAX:
+            raise UsageError(
+                what=f"max_retries {self.max_retries!r} is not a number from 0 to {RETRIES_MAX}",
+                fix="more than that is a loop",
+            )
+        if not 1 <= self.backoff_rate <= BACKOFF_RATE_MAX:
+            raise UsageError(
+                what=f"backoff_rate {self.backoff_rate!r} is not from 1 to {BACKOFF_RATE_MAX}",
+                fix="1 keeps the delay constant",
+            )
+        if self.jitter_strategy not in {"NONE", "FULL"}:
+            raise UsageError(
+                what=f"jitter_strategy {self.jitter_strategy!r} is not known",
+                fix='use "NONE" or "FULL"',
+            )
+        if not self.error_equals or isinstance(self.error_equals, str):
+            raise UsageError(
+                what=f"error_equals {self.error_equals!r} is not a tuple of patterns",
+                fix='write for example error_equals=("all",)',
+            )
+
+    @property
+    def pattern(self) -> str:
+        """What this policy's budget is counted under in the journal; independent of its place."""
+        return ",".join(self._names())
+
+    def matches(self, types: tuple[str, ...]) -> bool:
+        """Whether a failure with these type names (its own first, then its bases) is meant."""
+        return any(_pattern_matches(name, types) for name in self._names())
+
+    def delay_ms(self, *, retry: int, chance: float) -> int:
+        """The wait before retry number `retry` (from 1) in ms; `chance` in [0, 1) feeds the jitter."""
+        ceiling = DURATION_MAX_MS if self.max_delay is None else to_ms(self.max_delay)
+        # The exponent is bounded, because a float power raises OverflowError where it grows too large.
+        wait = to_ms(self.base_delay) * self.backoff_rate ** min(retry - 1, 64)
+        wait = min(wait, ceiling)
+        return int(wait * chance) if self.jitter_strategy == "FULL" else int(wait)
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(p if isinstance(p, str) else p.__name__ for p in self.error_equals)
+
+
+def _pattern_matches(pattern: str, types: tuple[str, ...]) -> bool:
+    if pattern == ALL:
+        return FATAL not in types
+    if pattern == TASK_FAILED:
+        return FATAL not in types and TIMEOUT not in types
+    return pattern in types

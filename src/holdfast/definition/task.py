@@ -1,0 +1,180 @@
+"""`@task`: a function that a step may call, with its policies. The function stays callable as it was."""
+
+import contextlib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from holdfast.definition.duration import Duration, to_ms
+from holdfast.definition.policies import Retry
+from holdfast.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NAME_MAX_BYTES = 255
+TAGS_MAX = 20
+TAG_MAX_CHARACTERS = 64
+PRIORITIES = range(1, 6)
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+class Task(Generic[P, R]):
+    """A function and how to run it. Call it like the function; put it into flows and engines.
+
+    Attributes:
+        name: What the journal and retry patterns know it by; unique among an engine's tasks.
+        fn: The function as written.
+        retry: Policies, tried in order, for each failure.
+        timeout_ms: Bound of every attempt, or None.
+        tags, priority, description, effect, executor, version: As given to `task()`.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str,
+        retry: tuple[Retry, ...] = (),
+        timeout_ms: int | None = None,
+        tags: tuple[str, ...] = (),
+        priority: int = 3,
+        description: str = "",
+    ) -> None:
+        """Use `task()` instead: it checks what is given and fills in what is not."""
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.name = name
+        self.retry = retry
+        self.timeout_ms = timeout_ms
+        self.tags = tags
+        self.priority = priority
+        self.description = description
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function directly: no journal, no retries."""
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        """Show the name."""
+        return f"<task {self.name}>"
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    name: str | None = None,
+    /,
+    *,
+    retries: int | None = None,
+    retry: Retry | Sequence[Retry] | None = None,
+    timeout: Duration | None = None,
+    tags: Sequence[str] = (),
+    priority: int = 3,
+    description: str | None = None,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(
+    target: Callable[..., Any] | str | None = None,
+    /,
+    *,
+    retries: int | None = None,
+    retry: Retry | Sequence[Retry] | None = None,
+    timeout: Duration | None = None,
+    tags: Sequence[str] = (),
+    priority: int = 3,
+    description: str | None = None,
+) -> Any:
+    """Make a function a task: bare, `@task("name")`, or with options (semantics row 36).
+
+    Args:
+        target: The function, or the task's name (default: the function's name).
+        retries: Short for `Retry(max_retries=retries)`: attempts after the first, 1 s apart, doubling.
+        retry: One policy or several, tried in order; not together with `retries`.
+        timeout: Bound of every attempt, the first included.
+        tags: At most 20, of 64 characters.
+        priority: 1 (first) to 5.
+        description: Default: the first line of the docstring.
+
+    Returns:
+        A `Task`, or a decorator that makes one.
+
+    Raises:
+        UsageError: An option is out of bounds; nothing was made.
+    """
+    if retries is not None and retry is not None:
+        raise UsageError(what="both retries and retry are given", fix="give one of them")
+    policies = _policies(retries, retry)
+    limit_ms = None if timeout is None else to_ms(timeout, what="timeout")
+    _check_labels(tags, priority)
+
+    def decorate(fn: Callable[..., Any]) -> Task[..., Any]:
+        return Task(
+            fn,
+            name=check_name(target if isinstance(target, str) else default_name(fn), what="task name"),
+            retry=policies,
+            timeout_ms=limit_ms,
+            tags=tuple(tags),
+            priority=priority,
+            description=first_line(fn) if description is None else description,
+        )
+
+    if target is None or isinstance(target, str):
+        return decorate
+    if not callable(target):
+        raise UsageError(what=f"{target!r} is not a function", fix="decorate a function")
+    return decorate(target)
+
+
+def as_task(target: Callable[..., Any]) -> Task[..., Any]:
+    """The task itself, or any callable as a task without policies."""
+    if isinstance(target, Task):
+        return target
+    return Task(target, name=default_name(target), description=first_line(target))
+
+
+def default_name(fn: Callable[..., Any]) -> str:
+    """The name of a function, of what a `partial` wraps, or of a callable object's class."""
+    inner: Any = fn.func if isinstance(fn, functools.partial) else fn
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
+def first_line(fn: Callable[..., Any]) -> str:
+    """The first line of a docstring, or ""."""
+    return (inspect.getdoc(fn) or "").partition("\n")[0]
+
+
+def check_name(name: object, *, what: str) -> str:
+    """Return `name`, if it is text of 1 to 255 bytes in UTF-8 without control characters.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if isinstance(name, str) and not _CONTROLS.search(name):
+        with contextlib.suppress(UnicodeEncodeError):
+            if 1 <= len(name.encode()) <= NAME_MAX_BYTES:
+                return name
+    raise UsageError(
+        what=f"{what} {name!r} is not 1 to {NAME_MAX_BYTES} bytes of text without control characters",
+        fix="choose another",
+    )
+
+
+def _policies(retries: int | None, retry: Retry | Sequence[Retry] | None) -> tuple[Retry, ...]:
+    if retries is not None:
+        return (Retry(max_retries=retries),) if retries else ()
+    if retry is None:
+        return ()
+    return (retry,) if isinstance(retry, Retry) else tuple(retry)
+
+
+def _check_labels(tags: Sequence[str], priority: int) -> None:
+    if len(tags) > TAGS_MAX or any(not 1 <= len(tag) <= TAG_MAX_CHARACTERS for tag in tags):
+        raise UsageError(
+            what=f"tags {list(tags)!r} are more than {TAGS_MAX} or not 1 to {TAG_MAX_CHARACTERS} long",
+            fix="use fewer or shorter tags",
+        )
+    if priority not in PRIORITIES:
+        raise UsageError(what=f"priority {priority!r} is not from 1 to 5", fix="3 is normal")

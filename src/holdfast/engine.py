@@ -1,0 +1,229 @@
+"""`AsyncEngine` and `AsyncHandle`, and `arun`: the public face of a node, for async programs."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from holdfast.definition.duration import Duration
+from holdfast.errors import UsageError
+from holdfast.ports import Chance, Clock, Ids
+from holdfast.runtime import reads
+from holdfast.runtime.attempts import Attempts
+from holdfast.runtime.clock import SystemClock
+from holdfast.runtime.executors import DaemonThreads
+from holdfast.runtime.ids import SystemChance, SystemIds
+from holdfast.runtime.limits import CONCURRENCY, THREADS_MAX
+from holdfast.runtime.node import Node
+from holdfast.runtime.starts import Definable, OnConflict
+from holdfast.runtime.urls import store_at
+from holdfast.runtime.views import JournalEntry, RunStatus, RunSummary
+from holdfast.stores.base import Store
+
+URL_VARIABLE = "HOLDFAST_URL"
+
+
+class AsyncEngine:
+    """Starts runs, drives them in this process, and answers about them. Use it with `async with`.
+
+        async with AsyncEngine("sqlite:///orders.db", workflows=[flow]) as engine:
+            handle = await engine.start(flow, order, id="order-42")
+            receipt = await handle.result(timeout=30)
+
+    When the block ends, nothing new is started, bodies that run get 10 s to finish, and unfinished runs are
+    given back: whoever opens the store next goes on with them.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        workflows: Iterable[Definable] = (),
+        worker: Literal["auto"] | bool = "auto",
+        concurrency: int = CONCURRENCY,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+        chance: Chance | None = None,
+    ) -> None:
+        """Bind the workflows; nothing is opened before the `async with` block begins.
+
+        Args:
+            url: `sqlite:///relative.db`, `sqlite:////absolute.db` or `memory://`; default the environment
+                variable `HOLDFAST_URL`.
+            workflows: What this process can drive: flows and workflows, each name once.
+            worker: Drive runs: "auto" if no other process owns the SQLite file, True or fail, False never.
+            concurrency: Runs that are active at once, 1 to 100,000; waiting ones do not count.
+            store: Instead of `url`: an object of the Store protocol.
+            clock, ids, chance: Instead of the machine's, for tests.
+
+        Raises:
+            DefinitionError: A workflow cannot be built; `.problems` lists all of it.
+            UsageError: No URL, one of no known store, or a bound that is not kept.
+        """
+        threads = DaemonThreads(THREADS_MAX, name="holdfast-task")
+        self._node = Node(
+            store or store_at(_url(url), worker=worker, clock=clock or SystemClock()),
+            workflows,
+            ids=ids or SystemIds(),
+            attempts=Attempts(threads=threads, chance=chance or SystemChance()),
+            threads=threads,
+            concurrency=concurrency,
+        )
+        self._exit = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Open the store and begin to work.
+
+        Raises:
+            StoreOwnedError: `worker=True`, and another process owns the file; the error names it.
+            StoreOpenError: The file cannot be created or opened.
+            FormatError: No database, a foreign one or a newer format; it was not touched.
+        """
+        await self._exit.enter_async_context(self._node.running())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain, give unfinished runs back, and close the store."""
+        await self._exit.__aexit__(kind, error, traceback)
+
+    @property
+    def is_driving(self) -> bool:
+        """Whether this process drives runs; False for a client of someone else's worker."""
+        return self._node.store.may_drive
+
+    async def start(
+        self,
+        workflow: Definable | str,
+        input: object = None,
+        *,
+        id: str | None = None,
+        on_conflict: OnConflict = "fail",
+    ) -> "AsyncHandle":
+        """Start a run. When this returns, the run is on disk and will be driven to its end.
+
+        Args:
+            workflow: One of `workflows`, or the name of one that any worker has brought to this store.
+            input: Argument of the first step; checked against its annotation here.
+            id: 1 to 255 bytes; default a new one. It makes starting the same thing twice harmless.
+            on_conflict: If the id is taken: "fail", or "use_existing" to get that run if workflow and input
+                are the same.
+
+        Raises:
+            WorkflowNotFoundError, InputError, RunExistsError, RunConflictError, UsageError: Nothing was
+                started.
+            StoreUnavailableError: Does not happen while the engine runs: it asks again until it works.
+        """
+        run_id = await self._node.start(workflow, input, run_id=id, on_conflict=on_conflict)
+        return AsyncHandle(self._node, run_id)
+
+    async def get(self, id: str) -> "AsyncHandle":
+        """A handle on a run that is there.
+
+        Raises:
+            RunNotFoundError: No run has that id.
+        """
+        await reads.find(self._node.store, id)
+        return AsyncHandle(self._node, id)
+
+    async def list(
+        self,
+        *,
+        status: str | None = None,
+        workflow: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[RunSummary]:
+        """A page of runs, the last started first.
+
+        Args:
+            status: Only runs with it, such as "failed".
+            workflow: Only runs of it, by name.
+            limit: Runs of one page.
+            after: Id of the last run of the page before.
+        """
+        return await self._node.list_runs(
+            status=status, workflow=workflow, limit=limit, after=after
+        )
+
+    async def resume(self, id: str) -> Any:  # noqa: ANN401 - what the workflow returns
+        """Drive one run here and now, if nobody does, and return its output; one that is over just returns it.
+
+        Raises:
+            RunNotFoundError: No run has that id.
+            TaskError: It failed or was cancelled.
+        """
+        return await self._node.resume(id)
+
+
+class AsyncHandle:
+    """One run, by id; made by `AsyncEngine.start` and `get`."""
+
+    def __init__(self, node: Node, run_id: str) -> None:
+        """Made by the engine."""
+        self._node = node
+        self.id = run_id
+
+    def __repr__(self) -> str:
+        """Show the id."""
+        return f"<run {self.id}>"
+
+    async def result(self, timeout: Duration | None = None) -> Any:  # noqa: ANN401 - what the workflow returns
+        """Wait until the run is over, in whatever process, and return its output.
+
+        Args:
+            timeout: How long to wait; default for ever.
+
+        Raises:
+            TaskError: It failed or was cancelled; `.failure` says where and why.
+            ResultTimeoutError: Not over in time; it goes on.
+            RunNotFoundError: It is not there any more.
+        """
+        return await self._node.result(self.id, timeout)
+
+    async def status(self) -> RunStatus:
+        """Status, branches, what it waits for, output and failure, as recorded now."""
+        return await self._node.status(self.id)
+
+    async def journal(self) -> list[JournalEntry]:
+        """Everything recorded about the run, in order."""
+        return await reads.journal(self._node.store, self.id)
+
+
+async def arun(flow: Definable, input: object = None) -> Any:  # noqa: ANN401 - what the workflow returns
+    """Run a workflow in memory and return its output; journalled like any run, gone when it is over.
+
+    Raises:
+        DefinitionError: The flow cannot be built.
+        InputError: The input does not fit the first step.
+        TaskError: The run failed; `.failure` says where and why.
+    """
+    async with AsyncEngine("memory://", workflows=[flow]) as engine:
+        handle = await engine.start(flow, input)
+        return await handle.result()
+
+
+def _url(url: str | None) -> str:
+    given = url or os.environ.get(URL_VARIABLE)
+    if not given:
+        raise UsageError(
+            what="no store is named",
+            fix=f'pass a URL such as "sqlite:///orders.db", or set {URL_VARIABLE}',
+        )
+    return given
+
+
+def in_running_loop() -> bool:
+    """Whether the calling thread runs an event loop, which a blocking call would stop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

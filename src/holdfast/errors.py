@@ -1,0 +1,320 @@
+"""Every error of Holdfast, one tree; what the caller can do decides the branch.
+
+    HoldfastError
+    |-- DefinitionError          fix the workflow: `.problems` lists everything at once
+    |-- UsageError               fix the call: an argument, a URL, `run()` inside a loop
+    |-- RunError                 change the request
+    |   |-- WorkflowNotFoundError
+    |   |-- InputError
+    |   |-- RunNotFoundError
+    |   |-- RunExistsError
+    |   |-- RunConflictError
+    |   |-- ResultTimeoutError
+    |   `-- TaskError            the run ended without an output: `.failure` says why
+    |-- StoreError
+    |   |-- StoreUnavailableError    try again
+    |   |-- StoreOpenError           fix the path or its rights
+    |   |-- StoreOwnedError          another worker process owns the SQLite file
+    |   `-- StoreRefusedError        this one value can never be written
+    |-- LeaseLostError           stop: another worker drives the run
+    |-- FormatError              repair: damaged, foreign or newer data
+    `-- CodecError               repair: a value that cannot be encoded or decoded
+
+    WorkflowError                raised *by task bodies* to choose the type of their failure
+
+A message is built once, in `__init__`, from keyword facts that stay as attributes; `code` is stable and
+meant for programs. One `__reduce__` in the root makes all of them survive pickling.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+
+class HoldfastError(Exception):
+    """Root of everything Holdfast raises on its own account."""
+
+    code: ClassVar[str] = "holdfast"
+
+    def __init__(self, message: str, **facts: object) -> None:
+        """Keep the message and the facts it was built from."""
+        super().__init__(message)
+        self.facts = facts
+        self.__dict__.update(facts)
+
+    def __reduce__(self) -> tuple[Callable[..., "HoldfastError"], tuple[object, ...]]:
+        """Rebuild from the facts, so that a pickled error keeps its attributes."""
+        return _rebuild, (type(self), self.facts)
+
+
+def _rebuild(kind: Callable[..., HoldfastError], facts: dict[str, object]) -> HoldfastError:
+    return kind(**facts)
+
+
+class Problem:
+    """One thing wrong with a definition: which step, where in it, what, and a stable code."""
+
+    __slots__ = ("code", "message", "path", "step")
+
+    def __init__(self, *, step: str, path: str, code: str, message: str) -> None:
+        """Args: step name or "", dotted path inside it, code, one sentence."""
+        self.step = step
+        self.path = path
+        self.code = code
+        self.message = message
+
+    def __repr__(self) -> str:
+        """Show as one line, the way `DefinitionError` prints it."""
+        place = f"step {self.step!r}: " if self.step else ""
+        return f"{place}{self.message} [{self.code}]"
+
+    def __eq__(self, other: object) -> bool:
+        """Two problems are equal when all four facts are."""
+        return isinstance(other, Problem) and self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        """Hash the four facts."""
+        return hash(self._facts())
+
+    def _facts(self) -> tuple[str, str, str, str]:
+        return (self.step, self.path, self.code, self.message)
+
+
+class DefinitionError(HoldfastError):
+    """A workflow, task or policy is not well formed; nothing was built."""
+
+    code = "definition"
+    problems: tuple[Problem, ...]
+
+    def __init__(self, *, subject: str, problems: Sequence[Problem]) -> None:
+        """Args: what was being built, and everything that is wrong with it."""
+        lines = "".join(f"\n  - {problem!r}" for problem in problems)
+        super().__init__(
+            f"{subject} cannot be built:{lines}", subject=subject, problems=tuple(problems)
+        )
+
+
+class UsageError(HoldfastError):
+    """A call that can never work as written; nothing happened."""
+
+    code = "usage"
+
+    def __init__(self, *, what: str, fix: str) -> None:
+        """Args: what is wrong, and what to do instead."""
+        super().__init__(f"{what}; {fix}", what=what, fix=fix)
+
+
+class RunError(HoldfastError):
+    """A request about a run that cannot be met."""
+
+    code = "run"
+
+
+class WorkflowNotFoundError(RunError):
+    """No workflow of that name is known here; nothing was started."""
+
+    code = "workflow_not_found"
+
+    def __init__(self, *, workflow: str, known: Sequence[str]) -> None:
+        """Args: the name asked for, and the names that are known."""
+        listed = ", ".join(sorted(known)) or "none"
+        super().__init__(
+            f"no workflow {workflow!r} is known here (known: {listed}); "
+            "pass it in workflows=[...] of the engine, or start a worker that has it once",
+            workflow=workflow,
+            known=tuple(known),
+        )
+
+
+class InputError(RunError):
+    """The input does not fit the workflow; nothing was started."""
+
+    code = "input"
+
+    def __init__(self, *, workflow: str, step: str, reason: str) -> None:
+        """Args: workflow name, the step whose annotation refuses it, and why (with the path)."""
+        super().__init__(
+            f"the input of workflow {workflow!r} does not fit step {step!r}: {reason}",
+            workflow=workflow,
+            step=step,
+            reason=reason,
+        )
+
+
+class RunNotFoundError(RunError):
+    """No run has that id."""
+
+    code = "run_not_found"
+
+    def __init__(self, *, run_id: str) -> None:
+        """Args: the id that was asked for."""
+        super().__init__(
+            f"there is no run {run_id!r} in this store; `holdfast list` shows the ids",
+            run_id=run_id,
+        )
+
+
+class RunExistsError(RunError):
+    """A run of that id is there already; nothing was started, the old run is untouched."""
+
+    code = "run_exists"
+
+    def __init__(self, *, run_id: str, workflow: str, status: str) -> None:
+        """Args: the id, and the workflow and status of the run that holds it."""
+        super().__init__(
+            f"run {run_id!r} exists already (workflow {workflow!r}, {status}); choose another id, "
+            'or pass on_conflict="use_existing" to get that run',
+            run_id=run_id,
+            workflow=workflow,
+            status=status,
+        )
+
+
+class RunConflictError(RunError):
+    """The run of that id has another workflow or another input; it is untouched."""
+
+    code = "run_conflict"
+
+    def __init__(self, *, run_id: str, difference: str) -> None:
+        """Args: the id, and what differs."""
+        super().__init__(
+            f"run {run_id!r} exists already with another {difference}; choose another id",
+            run_id=run_id,
+            difference=difference,
+        )
+
+
+class ResultTimeoutError(RunError):
+    """The run was not over in time; it goes on, and asking again is fine."""
+
+    code = "result_timeout"
+
+    def __init__(self, *, run_id: str, timeout_ms: int, status: str) -> None:
+        """Args: the id, the time waited in ms, and the status seen last."""
+        super().__init__(
+            f"run {run_id!r} was still {status} after {timeout_ms} ms; it goes on, "
+            "ask again or look at handle.status()",
+            run_id=run_id,
+            timeout_ms=timeout_ms,
+            status=status,
+        )
+
+
+class TaskError(RunError):
+    """The run ended without an output. `.failure` holds type, message, step and traceback text."""
+
+    code = "task"
+    failure: Any
+
+    def __init__(self, *, run_id: str, status: str, failure: Any) -> None:  # noqa: ANN401 - core.entries.Failure, a layer above
+        """Args: the id, the final status, and the recorded failure (None when cancelled)."""
+        reason = "" if failure is None else f": {failure.summary()}"
+        super().__init__(
+            f"run {run_id!r} {status}{reason}", run_id=run_id, status=status, failure=failure
+        )
+
+
+class StoreError(HoldfastError):
+    """The place where runs are kept could not do what was asked."""
+
+    code = "store"
+
+
+class StoreUnavailableError(StoreError):
+    """The store did not answer. Whether the last write was applied is unknown; repeat it as it was."""
+
+    code = "store_unavailable"
+
+    def __init__(self, *, store: str, reason: str) -> None:
+        """Args: the store without secrets, and the reason in its own words."""
+        super().__init__(
+            f"the store {store} is not available: {reason}; asking again may work",
+            store=store,
+            reason=reason,
+        )
+
+
+class StoreOpenError(StoreError):
+    """The store's file cannot be created or opened; nothing was written."""
+
+    code = "store_open"
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        """Args: the database file, and the reason of the operating system."""
+        super().__init__(
+            f"{path} cannot be opened: {reason}; check that its directory exists and can be written",
+            path=path,
+            reason=reason,
+        )
+
+
+class StoreOwnedError(StoreError):
+    """Another worker owns this SQLite file; nothing was opened."""
+
+    code = "store_owned"
+
+    def __init__(self, *, path: str, owner: str) -> None:
+        """Args: the database file, and who owns it (process id, host, since)."""
+        super().__init__(
+            f"{path} is owned by another worker ({owner}); stop that worker, or open it as a client "
+            'with worker="auto" or worker=False: what you start then runs there',
+            path=path,
+            owner=owner,
+        )
+
+
+class StoreRefusedError(StoreError):
+    """This value can never be written; everything else in its group was."""
+
+    code = "store_refused"
+
+    def __init__(self, *, reason: str) -> None:
+        """Args: the driver's reason."""
+        super().__init__(f"the store can not hold this value: {reason}", reason=reason)
+
+
+class LeaseLostError(HoldfastError):
+    """This worker no longer drives the run; what it had not committed is void."""
+
+    code = "lease_lost"
+
+    def __init__(self, *, run_id: str, epoch: int) -> None:
+        """Args: the run, and the epoch this worker held it under."""
+        super().__init__(
+            f"run {run_id!r} is no longer held under epoch {epoch}; "
+            "another worker goes on with it, nothing is to be done here",
+            run_id=run_id,
+            epoch=epoch,
+        )
+
+
+class FormatError(HoldfastError):
+    """Stored data that this version cannot read: damaged, foreign or newer. It was not touched."""
+
+    code = "format"
+
+    def __init__(self, *, subject: str, reason: str, fix: str) -> None:
+        """Args: which file or entry, what is wrong with it, and the way out."""
+        super().__init__(f"{subject}: {reason}; {fix}", subject=subject, reason=reason, fix=fix)
+
+
+class CodecError(HoldfastError):
+    """A value that cannot be turned into a payload, or a payload not into the asked type."""
+
+    code = "codec"
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        """Args: where in the value (`$` is the value itself), and what is wrong there."""
+        super().__init__(f"{reason} - at `{path}`", path=path, reason=reason)
+
+
+class WorkflowError(Exception):
+    """Raised by a task body to say of which type its failure is, and whether to try again.
+
+    `type="fatal"` is never retried by `all`; any other type can be named in `Retry(error_equals=...)`.
+    """
+
+    def __init__(self, message: str, *, type: str = "WorkflowError", details: object = None) -> None:  # noqa: A002 - the word documents use
+        """Args: message, type for retry patterns, and JSON-like details kept in the failure."""
+        super().__init__(message)
+        self.type = type
+        self.details = details

@@ -1,0 +1,1 @@
+"""Carries effects out: the only layer with asyncio tasks and clocks."""

@@ -1,0 +1,104 @@
+"""Calls a task: argument in, body, time-out, outcome as an event. One of two places with `except Exception`."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from holdfast.codecs import json as codec
+from holdfast.core.effects import StartAttempt
+from holdfast.core.entries import Failure
+from holdfast.core.events import AttemptFailed, AttemptSucceeded
+from holdfast.core.run import Value
+from holdfast.ports import Chance, Threads
+from holdfast.runtime import failures
+from holdfast.runtime.bindings import BoundStep
+
+
+class Attempts:
+    """Carries out `StartAttempt` for all runs of a worker."""
+
+    def __init__(self, *, threads: Threads, chance: Chance) -> None:
+        """Args: where sync bodies run, and what jitter is made of."""
+        self._threads = threads
+        self._chance = chance
+
+    async def make(
+        self, effect: StartAttempt, step: BoundStep, value: Value
+    ) -> AttemptSucceeded | AttemptFailed:
+        """Call the task once and report what came of it.
+
+        Cancelling the call cancels an async body and abandons a sync one; nothing is reported then.
+        """
+        try:
+            body = _body(step, value)
+            if step.timeout_s is None:
+                result = await self._call(step, body)
+            else:
+                result = await self._call_in_time(step, body, step.timeout_s)
+            output = codec.encode(result)
+        except _TimedOutError:
+            return self._failed(effect, failures.timed_out(step.name, step.timeout_s or 0))
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # The body raised it by itself: that is its failure, nobody asked it to stop.
+            return self._failed(effect, failures.from_exception(error, step.name))
+        except Exception as error:  # noqa: BLE001 - whatever a task body raises is data to us
+            return self._failed(effect, failures.from_exception(error, step.name))
+        return AttemptSucceeded(effect.branch, effect.step, effect.visit, effect.attempt, output)
+
+    async def _call(self, step: BoundStep, body: Callable[[], Any]) -> Any:  # noqa: ANN401 - what a task returns
+        if step.is_async:
+            return await body()
+        result = await self._threads.call(body)
+        return await result if inspect.isawaitable(result) else result
+
+    async def _call_in_time(self, step: BoundStep, body: Callable[[], Any], timeout_s: float) -> Any:  # noqa: ANN401 - as above
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an attempt runs inside a task")
+        fired = False
+
+        def fire() -> None:
+            nonlocal fired
+            fired = True
+            task.cancel()
+
+        handle = asyncio.get_running_loop().call_later(timeout_s, fire)
+        try:
+            result = await self._call(step, body)
+        except asyncio.CancelledError:
+            # Only our own cancellation is taken back; one from outside goes on outwards.
+            if fired and task.uncancel() == 0:
+                raise _TimedOutError from None
+            raise
+        finally:
+            handle.cancel()
+        if fired:
+            task.uncancel()
+            raise _TimedOutError
+        return result
+
+    def _failed(self, effect: StartAttempt, failure: Failure) -> AttemptFailed:
+        return AttemptFailed(
+            effect.branch,
+            effect.step,
+            effect.visit,
+            effect.attempt,
+            failure,
+            self._chance.random(),
+        )
+
+
+def _body(step: BoundStep, value: Value) -> Callable[[], Any]:
+    decode = step.decode
+    if decode is None:
+        return step.fn
+    return partial(step.fn, decode(value if isinstance(value, bytes) else codec.flatten(value)))
+
+
+class _TimedOutError(Exception):
+    """The attempt's own time-out has fired."""

@@ -1,0 +1,114 @@
+"""A workflow bound to code: each task step's function with its decoders, ready to be called."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, get_type_hints
+
+from holdfast.codecs import json as codec
+from holdfast.core.run import Run
+from holdfast.definition.task import Task
+from holdfast.definition.workflow import Workflow
+from holdfast.errors import CodecError, DefinitionError, Problem
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class BoundStep:
+    """A task step as it is called.
+
+    Attributes:
+        fn: The function.
+        decode: Payload to argument; None for a function without parameters.
+        decode_output: Payload to what the function is annotated to return.
+        is_async: Whether `fn` is a coroutine function.
+        timeout_s: Bound of an attempt, or None.
+    """
+
+    __slots__ = ("decode", "decode_output", "fn", "is_async", "name", "timeout_s")
+
+    def __init__(self, name: str, task: Task[..., Any]) -> None:
+        """Read the annotations.
+
+        Raises:
+            CodecError: An annotation is of no type that payloads decode into.
+            TypeError: The function needs more than one argument.
+            NameError: An annotation names something that is not there.
+        """
+        fn = task.fn
+        self.name = name
+        self.fn: Callable[..., Any] = fn
+        self.is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+            getattr(fn, "__call__", None)  # noqa: B004 - asks for the method of a callable object
+        )
+        self.timeout_s = None if task.timeout_ms is None else task.timeout_ms / 1_000
+        hints = _hints(fn)
+        parameter = _parameter(fn)
+        self.decode = None if parameter is None else codec.decoder(hints.get(parameter, Any))
+        self.decode_output = codec.decoder(hints.get("return", Any))
+
+
+class BoundWorkflow:
+    """A workflow whose tasks are all here.
+
+    Attributes:
+        workflow: The structure with the deployed policies.
+        steps: Task steps by name.
+    """
+
+    __slots__ = ("steps", "workflow")
+
+    def __init__(self, workflow: Workflow) -> None:
+        """Bind every task step.
+
+        Raises:
+            DefinitionError: A function cannot be called by a step; `.problems` lists all of them.
+        """
+        steps: dict[str, BoundStep] = {}
+        problems: list[Problem] = []
+        for step in workflow.iter_nodes():
+            task = workflow.task_of(step.name)
+            if task is None:
+                continue
+            try:
+                steps[step.name] = BoundStep(step.name, task)
+            except (CodecError, TypeError, NameError, ValueError) as error:
+                problems.append(
+                    Problem(step=step.name, path="task", code="signature", message=str(error))
+                )
+        if problems:
+            raise DefinitionError(subject=f"workflow {workflow.name!r}", problems=problems)
+        self.workflow = workflow
+        self.steps: Mapping[str, BoundStep] = MappingProxyType(steps)
+
+    def output(self, run: Run) -> Any:  # noqa: ANN401 - typed by the annotation of the step that ended the run
+        """The output of a completed run, decoded by what its last step is annotated to return."""
+        if run.output is None or run.output_branch is None:
+            return None
+        at = run.branches[run.output_branch].at
+        step = None if at is None else self.steps.get(at.step)
+        decode = codec.decoder(Any) if step is None else step.decode_output
+        return decode(codec.flatten(run.output))
+
+
+def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
+    inner: Any = getattr(fn, "func", fn)
+    if not inspect.isroutine(inner):
+        inner = type(inner).__call__
+    return get_type_hints(inner, include_extras=True)
+
+
+def _parameter(fn: Callable[..., Any]) -> str | None:
+    """The name of the one parameter a step fills, None for a function without any.
+
+    Raises:
+        TypeError: It needs two or more, or keyword arguments.
+    """
+    parameters = inspect.signature(fn).parameters.values()
+    needed = [p for p in parameters if p.default is p.empty and p.kind in {*_POSITIONAL, p.KEYWORD_ONLY}]
+    if len(needed) > 1 or any(p.kind == p.KEYWORD_ONLY for p in needed):
+        names = ", ".join(p.name for p in needed)
+        message = f"a step passes one argument, and {fn!r} needs: {names}"
+        raise TypeError(message)
+    filled = [p.name for p in parameters if p.kind in {*_POSITIONAL, p.VAR_POSITIONAL}]
+    return filled[0] if filled else None

@@ -1,0 +1,21 @@
+"""Every bound of the runtime, with its unit and its reason."""
+
+CONCURRENCY = 1_000
+"""Runs a worker drives at once unless told otherwise: each costs some KB, and claims fill the rest."""
+CONCURRENCY_MAX = 100_000
+"""Above this a process spends its time in bookkeeping; start another worker instead."""
+THREADS_MAX = 64
+"""Sync bodies that run side by side in one process; more of them mostly fight for the interpreter lock."""
+LINGER_MS = 1_000
+"""A wait no longer than this keeps the run in memory (it holds no slot): replaying it would cost more."""
+RESULT_POLL_FIRST_MS = 10
+RESULT_POLL_MAX_MS = 500
+"""Waits between looks at a run that another process drives, doubling from the first to the last."""
+GRACE_MS = 10_000
+"""What running bodies get at shutdown before they are cancelled; their runs are given back either way."""
+CLAIM_MAX = 500
+"""Runs of one claim: bounds the transaction and what a worker replays before it looks again."""
+TRACEBACK_CHARACTERS_MAX = 20_000
+"""Of a recorded failure: the end of a traceback says most, and journals are kept for long."""
+CAUSES_MAX = 8
+"""Depth of a recorded chain of causes."""

@@ -1,0 +1,188 @@
+"""One process's part of a store: opened, with its workflows known and its worker running.
+
+The engines are faces of a node. `running` owns everything that has to end.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, get_args
+
+from holdfast.codecs import json as codec
+from holdfast.core.run import Run, evolve
+from holdfast.definition.duration import Duration, to_ms
+from holdfast.definition.task import check_name
+from holdfast.definition.workflow import Workflow
+from holdfast.errors import TaskError, UsageError
+from holdfast.ports import Ids, Threads
+from holdfast.runtime import reads
+from holdfast.runtime.attempts import Attempts
+from holdfast.runtime.limits import CONCURRENCY_MAX
+from holdfast.runtime.starts import (
+    Definable,
+    OnConflict,
+    Start,
+    bind_all,
+    check_existing,
+    encode_input,
+    held_record,
+    resolve,
+)
+from holdfast.runtime.views import RunStatus, RunSummary, run_status, run_summary
+from holdfast.runtime.worker import Worker
+from holdfast.stores.base import Applied, Definition, Exists, NewRun, Refused, RunRecord, Store
+
+
+class Node:
+    """A store with what this process adds to it.
+
+    Attributes:
+        store: Open while `running`.
+        worker: Drives runs where the store allows it, and commits for everyone here.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        workflows: Iterable[Definable],
+        *,
+        ids: Ids,
+        attempts: Attempts,
+        threads: Threads,
+        concurrency: int,
+    ) -> None:
+        """Bind the workflows; nothing is opened yet.
+
+        Raises:
+            DefinitionError: A flow cannot be built, or a function not be called by its step.
+            UsageError: Two workflows have one name, or concurrency is out of bounds.
+        """
+        if not 1 <= concurrency <= CONCURRENCY_MAX:
+            raise UsageError(
+                what=f"concurrency {concurrency!r} is not from 1 to {CONCURRENCY_MAX}",
+                fix="it counts the runs that are active at once",
+            )
+        self.store = store
+        self._bound = bind_all(workflows, durable=store.is_durable)
+        self.worker = Worker(
+            store,
+            self._bound,
+            worker_id=ids.worker_id(),
+            attempts=attempts,
+            concurrency=concurrency,
+        )
+        self._ids = ids
+        self._threads = threads
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open the store and work until the block ends; then drain and close."""
+        await self.store.open()
+        try:
+            for bound in self._bound.values():
+                workflow = bound.workflow
+                definition = Definition(
+                    workflow.name, workflow.fingerprint, workflow.structure()
+                )
+                await self.store.save_definition(definition)
+            async with self._serving():
+                yield
+        finally:
+            self._threads.close()
+            await self.store.close()
+
+    @contextlib.asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        stopping = asyncio.Event()
+        raised: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as services:
+                services.create_task(self.worker.run(stopping))
+                try:
+                    yield
+                except Exception as error:  # noqa: BLE001 - the caller's own, raised again below
+                    raised = error
+                stopping.set()
+        finally:
+            # A task group would wrap the caller's error into a group; it goes out as it came.
+            if raised is not None:
+                raise raised
+
+    async def start(
+        self,
+        target: Definable | str,
+        value: object,
+        *,
+        run_id: str | None,
+        on_conflict: OnConflict,
+    ) -> str:
+        """Record the start of a run and return its id; see `AsyncEngine.start`."""
+        if on_conflict not in get_args(OnConflict):
+            raise UsageError(
+                what=f"on_conflict {on_conflict!r} is not known", fix='use "fail" or "use_existing"'
+            )
+        workflow = await resolve(self.store, self._bound, target)
+        given = self._ids.run_id() if run_id is None else check_name(run_id, what="run id")
+        payload = encode_input(workflow, self._bound.get(workflow.name), value)
+        start = Start(given, workflow, payload)
+        if workflow.name in self._bound and self.worker.reserve():
+            try:
+                await self._insert(start, workflow, self.worker.worker_id, on_conflict)
+            finally:
+                self.worker.unreserve()
+        else:
+            await self._insert(start, workflow, None, on_conflict)
+            self.worker.nudge()
+        return given
+
+    async def _insert(
+        self, start: Start, workflow: Workflow, holder: str | None, on_conflict: OnConflict
+    ) -> None:
+        new: NewRun = start.new_run(holder)
+        outcome = await self.worker.group.commit(new)
+        if isinstance(outcome, Exists):
+            await check_existing(self.store, new, on_conflict)
+        elif isinstance(outcome, Refused):
+            raise outcome.error
+        elif isinstance(outcome, Applied) and holder is not None:
+            evolve(start.run, start.first, outcome.at_ms)
+            record = held_record(new, outcome, holder)
+            self.worker.adopt(record, start.run, self._bound[workflow.name])
+
+    async def result(self, run_id: str, timeout: Duration | None) -> Any:  # noqa: ANN401, ASYNC109 - what the task returned; a facade's word
+        """The output of a run, waited for; see `AsyncHandle.result`."""
+        timeout_ms = None if timeout is None else to_ms(timeout, what="timeout")
+        run = await reads.ended_in_time(self.store, self.worker, run_id, timeout_ms)
+        if run.status != "completed":
+            raise TaskError(run_id=run_id, status=run.status, failure=run.failure)
+        return self._output(run)
+
+    async def resume(self, run_id: str) -> Any:  # noqa: ANN401 - what the task returned
+        """Drive one run now and return its output; see `AsyncEngine.resume`."""
+        await reads.find(self.store, run_id)
+        await self.worker.resume(run_id)
+        return await self.result(run_id, None)
+
+    async def status(self, run_id: str) -> RunStatus:
+        """Everything about a run; see `AsyncHandle.status`."""
+        record = await reads.find(self.store, run_id)
+        rows = await self.store.read_journal(record.key)
+        # The row is read before the journal, so that a run seen as over has its whole journal here.
+        run = reads.fold(run_id, rows)
+        return run_status(record, run, self._output)
+
+    async def list_runs(
+        self, *, status: str | None, workflow: str | None, limit: int, after: str | None
+    ) -> list[RunSummary]:
+        """A page of runs; see `AsyncEngine.list`."""
+        key = None if after is None else (await reads.find(self.store, after)).key
+        records: list[RunRecord] = await self.store.list_runs(
+            status=status, workflow=workflow, limit=limit, after=key
+        )
+        return [run_summary(record) for record in records]
+
+    def _output(self, run: Run) -> Any:  # noqa: ANN401 - what the task returned
+        bound = self._bound.get(run.workflow)
+        if bound is not None:
+            return bound.output(run)
+        return None if run.output is None else codec.decoder(Any)(codec.flatten(run.output))

@@ -1,0 +1,94 @@
+"""Looking at runs: one folded from what is stored, and waiting for one to end."""
+
+import asyncio
+from collections.abc import Sequence
+
+from holdfast.codecs.entries import decode_entry
+from holdfast.core.run import OVER, Run, replay
+from holdfast.errors import ResultTimeoutError, RunNotFoundError
+from holdfast.runtime.limits import RESULT_POLL_FIRST_MS, RESULT_POLL_MAX_MS
+from holdfast.runtime.views import JournalEntry, instant
+from holdfast.runtime.worker import Worker
+from holdfast.stores.base import JournalRow, RunRecord, Store
+
+
+async def find(store: Store, run_id: str) -> RunRecord:
+    """The row of a run.
+
+    Raises:
+        RunNotFoundError: No run has that id.
+    """
+    record = await store.find_run(run_id)
+    if record is None:
+        raise RunNotFoundError(run_id=run_id)
+    return record
+
+
+def fold(run_id: str, rows: Sequence[JournalRow]) -> Run:
+    """A run from its stored journal.
+
+    Raises:
+        FormatError: An entry cannot be read.
+    """
+    return replay(
+        run_id,
+        ((decode_entry(r.entry, run_id=run_id, position=r.position), r.at_ms) for r in rows),
+    )
+
+
+async def journal(store: Store, run_id: str) -> list[JournalEntry]:
+    """The journal as people read it, from position 1."""
+    record = await find(store, run_id)
+    entries: list[JournalEntry] = []
+    for row in await store.read_journal(record.key):
+        entry = decode_entry(row.entry, run_id=run_id, position=row.position)
+        entries.append(
+            JournalEntry(
+                position=row.position,
+                epoch=row.epoch,
+                at=instant(row.at_ms),
+                kind=type(entry).__name__,
+                entry=entry,
+            )
+        )
+    return entries
+
+
+async def ended(store: Store, worker: Worker, run_id: str) -> Run:
+    """Wait until the run is over, wherever it is driven.
+
+    A run driven here tells by itself; others are looked at with growing pauses.
+    """
+    pause_ms = RESULT_POLL_FIRST_MS
+    while True:
+        watching = worker.watch(run_id)
+        if watching is not None:
+            run = await watching
+            if run is not None:
+                return run
+        record = await find(store, run_id)
+        if record.status in OVER:
+            return fold(run_id, await store.read_journal(record.key))
+        await asyncio.sleep(pause_ms / 1_000)
+        pause_ms = min(pause_ms * 2, RESULT_POLL_MAX_MS)
+
+
+async def ended_in_time(
+    store: Store, worker: Worker, run_id: str, timeout_ms: int | None
+) -> Run:
+    """`ended`, bounded.
+
+    Raises:
+        ResultTimeoutError: It was not over in time.
+        RunNotFoundError: No run has that id.
+    """
+    if timeout_ms is None:
+        return await ended(store, worker, run_id)
+    try:
+        async with asyncio.timeout(timeout_ms / 1_000):
+            return await ended(store, worker, run_id)
+    except TimeoutError:
+        record = await find(store, run_id)
+        raise ResultTimeoutError(
+            run_id=run_id, timeout_ms=timeout_ms, status=record.status
+        ) from None

@@ -1,0 +1,162 @@
+"""Starting runs: the definition, the input checked against it, and the first entry."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from holdfast.codecs import json as codec
+from holdfast.codecs.entries import encode_entry
+from holdfast.core.decide import decide
+from holdfast.core.entries import Entry
+from holdfast.core.events import StartRequested
+from holdfast.core.run import Run
+from holdfast.definition.flow import Flow
+from holdfast.definition.workflow import Workflow
+from holdfast.errors import (
+    CodecError,
+    InputError,
+    RunConflictError,
+    RunExistsError,
+    UsageError,
+    WorkflowNotFoundError,
+)
+from holdfast.runtime.bindings import BoundWorkflow
+from holdfast.stores.base import Applied, NewRun, RunRecord, Store
+
+Definable = Flow | Workflow
+OnConflict = Literal["fail", "use_existing"]
+
+
+class Start:
+    """A run that is about to be inserted: its first entry and what the store needs with it."""
+
+    def __init__(self, run_id: str, workflow: Workflow, payload: bytes) -> None:
+        """Decide the first entry; nothing is written."""
+        self.run = Run(run_id)
+        self.first: Entry = decide(workflow, self.run, [StartRequested(payload)])[0]
+        self._workflow = workflow
+        self._payload = payload
+
+    def new_run(self, worker: str | None) -> NewRun:
+        """The row to insert, held by `worker` at once or left to a claim."""
+        workflow = self._workflow
+        digest = hashlib.sha256(workflow.name.encode() + b"\0" + self._payload).digest()
+        return NewRun(
+            id=self.run.id,
+            workflow=workflow.name,
+            fingerprint=workflow.fingerprint,
+            entries=(encode_entry(self.first),),
+            input_digest=digest,
+            worker=worker,
+        )
+
+
+def bind_all(targets: Iterable[Definable], *, durable: bool) -> Mapping[str, BoundWorkflow]:
+    """Build and bind workflows, by name.
+
+    Raises:
+        DefinitionError: A flow cannot be built, or a function not be called by its step.
+        UsageError: Two of them have one name, or one is no workflow.
+    """
+    bound: dict[str, BoundWorkflow] = {}
+    for target in targets:
+        if not isinstance(target, Flow | Workflow):
+            raise UsageError(what=f"{target!r} is no Flow or Workflow", fix="pass what you built")
+        workflow = target.build(durable=durable) if isinstance(target, Flow) else target
+        if workflow.name in bound:
+            raise UsageError(
+                what=f"two workflows are called {workflow.name!r}", fix="give one another name"
+            )
+        missing = workflow.missing_tasks()
+        if missing:
+            raise UsageError(
+                what=f"workflow {workflow.name!r} calls tasks that are not given: {', '.join(missing)}",
+                fix="pass them with Workflow(..., tasks=[...])",
+            )
+        bound[workflow.name] = BoundWorkflow(workflow)
+    return bound
+
+
+async def resolve(
+    store: Store, bound: Mapping[str, BoundWorkflow], target: Definable | str
+) -> Workflow:
+    """The workflow to start: one that was given, or by name also one that some worker has stored.
+
+    Raises:
+        WorkflowNotFoundError: Neither.
+    """
+    name = target if isinstance(target, str) else target.name
+    known = bound.get(name)
+    if known is not None:
+        return known.workflow
+    if isinstance(target, str):
+        stored = await store.find_definition(name)
+        if stored is not None:
+            return Workflow.from_structure(stored.structure)
+    names = {*bound, *await store.definition_names()}
+    raise WorkflowNotFoundError(workflow=name, known=sorted(names))
+
+
+def encode_input(workflow: Workflow, bound: BoundWorkflow | None, value: object) -> bytes:
+    """Encode the input, and try it on every step that will get it, where their code is here.
+
+    Raises:
+        InputError: It cannot be encoded, or does not fit a step's annotation.
+    """
+    first = workflow.first_steps()
+    step = first[0].name if first else workflow.start_at
+    try:
+        payload = codec.encode(value)
+        for each in first if bound is not None else ():
+            step = each.name
+            decode = None if bound is None else bound.steps[step].decode
+            if decode is not None:
+                decode(payload)
+    except CodecError as error:
+        raise InputError(workflow=workflow.name, step=step, reason=str(error)) from error
+    return payload
+
+
+async def check_existing(store: Store, new: NewRun, on_conflict: OnConflict) -> None:
+    """Accept the run that has the id already, or raise.
+
+    Raises:
+        RunExistsError: `on_conflict` is "fail".
+        RunConflictError: It has another workflow or another input.
+    """
+    record = await store.find_run(new.id)
+    if record is None:
+        return
+    if on_conflict == "fail":
+        raise RunExistsError(run_id=new.id, workflow=record.workflow, status=record.status)
+    if record.workflow != new.workflow:
+        raise RunConflictError(run_id=new.id, difference="workflow")
+    if record.input_digest != new.input_digest:
+        raise RunConflictError(run_id=new.id, difference="input")
+
+
+def held_record(new: NewRun, applied: Applied, worker: str) -> RunRecord:
+    """The row of a run that was just inserted as held."""
+    return RunRecord(
+        key=applied.key,
+        id=new.id,
+        incarnation=1,
+        epoch=1,
+        position=len(new.entries),
+        status="running",
+        workflow=new.workflow,
+        fingerprint=new.fingerprint,
+        queue=new.queue,
+        priority=new.priority,
+        tags=new.tags,
+        worker=worker,
+        due_at_ms=None,
+        messages_sent=0,
+        recoveries=0,
+        input_digest=new.input_digest,
+        parent_key=new.parent_key,
+        parent_incarnation=new.parent_incarnation,
+        parent_step=new.parent_step,
+        created_at_ms=applied.at_ms,
+        updated_at_ms=applied.at_ms,
+    )

@@ -1,0 +1,1 @@
+"""The SQLite store: one file, one worker process, any number of clients."""

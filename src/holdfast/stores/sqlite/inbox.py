@@ -1,0 +1,56 @@
+"""Messages of runs: stored once per id, numbered under the run's row, gone when an append consumes them."""
+
+import sqlite3
+from collections.abc import Sequence
+
+from holdfast.stores.base import InboxRow, Message
+
+# Counting and waking are one update of the run's row, and the number is the message's place in the inbox. Only
+# an unheld run becomes due: a holder learns of messages by what its next commit returns. Served by the key.
+_COUNT = """
+update runs set messages_sent = messages_sent + 1,
+    due_at_ms = case when worker is null and instr(?, ',' || status || ',') then ? else due_at_ms end
+where key = ? returning messages_sent
+"""
+
+
+def send(connection: sqlite3.Connection, message: Message, at_ms: int) -> int | None:
+    """Store a message inside the open transaction.
+
+    Returns:
+        The run's `messages_sent`; None where the run is gone or another incarnation of it lives.
+    """
+    found = connection.execute(
+        "select incarnation, messages_sent from runs where key = ?", (message.run_key,)
+    ).fetchone()
+    if found is None or message.incarnation not in {None, found[0]}:
+        return None
+    stored = connection.execute(
+        "insert into message_ids (run, id) values (?, ?) on conflict do nothing returning run",
+        (message.run_key, message.id),
+    ).fetchone()
+    if stored is None:
+        return int(found[1])
+    wakes = f",{','.join(message.wakes)},"
+    seq = int(connection.execute(_COUNT, (wakes, at_ms, message.run_key)).fetchone()[0])
+    connection.execute(
+        "insert into inbox (run, seq, kind, name, id, payload, at_ms) values (?, ?, ?, ?, ?, ?, ?)",
+        (message.run_key, seq, message.kind, message.name, message.id, message.payload, at_ms),
+    )
+    return seq
+
+
+def consume(connection: sqlite3.Connection, key: int, seqs: Sequence[int]) -> None:
+    """Remove messages that entries of the same transaction have used up."""
+    connection.executemany(
+        "delete from inbox where run = ? and seq = ?", [(key, seq) for seq in seqs]
+    )
+
+
+def read_inbox(connection: sqlite3.Connection, key: int, after: int) -> list[InboxRow]:
+    """Messages after a number, in order. Served by the inbox's own order."""
+    rows = connection.execute(
+        "select seq, kind, name, id, payload, at_ms from inbox where run = ? and seq > ? order by seq",
+        (key, after),
+    )
+    return [InboxRow(*row) for row in rows]

@@ -1,0 +1,130 @@
+"""Who may drive a SQLite file, and when outsiders may write to it.
+
+`<db>-owner`: held by `flock` for the life of the one worker process. The lock *is* the lease: the kernel drops
+it when the process dies, so a new owner knows that the old one is dead. `<db>-gate`: outside writers hold it
+shared for their short transactions, the owner holds it exclusively while it copies the write-ahead log back.
+That keeps a race between that copy and other writers, which SQLite had before 3.51.3
+(https://sqlite.org/wal.html, "the WAL-reset bug"), out of reach.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+import weakref
+from collections.abc import Iterator
+
+import msgspec
+
+from holdfast.errors import StoreOpenError, StoreOwnedError
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Who holds a file: what `<db>-owner` contains."""
+
+    pid: int
+    host: str
+
+    def __str__(self) -> str:
+        """As the error names it."""
+        return f"process {self.pid} on {self.host}"
+
+
+class OwnerLock:
+    """The right to drive one file; lost only with the process or by `release`."""
+
+    def __init__(self, path: str) -> None:
+        """Args: the database file."""
+        self._path = path
+        self._fd: int | None = None
+        # A forked child shares the lock and would keep it alive after its parent's death. Closing the child's
+        # descriptor does not unlock the parent's.
+        forget = weakref.WeakMethod(self._forget)
+        os.register_at_fork(after_in_child=lambda: _call(forget()))
+
+    def acquire(self) -> bool:
+        """Take the lock, or return False where someone else, in this process or another, has it."""
+        fd = _open(f"{self._path}-owner")
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, msgspec.json.encode(Owner(os.getpid(), socket.gethostname())), 0)
+        self._fd = fd
+        return True
+
+    def refusal(self) -> StoreOwnedError:
+        """The error that names the owner."""
+        try:
+            with open(f"{self._path}-owner", "rb") as file:  # noqa: PTH123 - beside os.open
+                owner = str(msgspec.json.decode(file.read(), type=Owner))
+        except (OSError, msgspec.DecodeError):
+            owner = "a process that has not said its name yet"
+        return StoreOwnedError(path=self._path, owner=owner)
+
+    def release(self) -> None:
+        """Give the lock back; idempotent."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _forget(self) -> None:
+        self.release()
+
+
+def _call(forget: object) -> None:
+    if callable(forget):
+        forget()
+
+
+class Gate:
+    """The file that outside writers pass."""
+
+    def __init__(self, path: str) -> None:
+        """Args: the database file."""
+        self._path = f"{path}-gate"
+        self._fd: int | None = None
+
+    @contextlib.contextmanager
+    def passing(self) -> Iterator[None]:
+        """Hold the gate as one outside writer of several; waits while the owner has closed it."""
+        fd = self._descriptor()
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[bool]:
+        """Keep outside writers out if none is inside; yields whether that worked."""
+        fd = self._descriptor()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the file; idempotent."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _descriptor(self) -> int:
+        if self._fd is None:
+            self._fd = _open(self._path)
+        return self._fd
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreOpenError(path=path, reason=str(error.strerror)) from error

@@ -1,0 +1,351 @@
+"""`SqliteStore`: the Store protocol over one file, with a writer thread, a reader thread and the owner lock."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Concatenate, Literal, ParamSpec, TypeVar
+
+from holdfast.errors import StoreRefusedError, StoreUnavailableError
+from holdfast.ports import Clock, Threads
+from holdfast.stores.base import (
+    Append,
+    Definition,
+    InboxRow,
+    JournalRow,
+    Member,
+    Outcome,
+    RunRecord,
+    Snapshot,
+)
+from holdfast.stores.sqlite import inbox, journal, leases, queries
+from holdfast.stores.sqlite.clock import StoreClock
+from holdfast.stores.sqlite.connection import (
+    CLIENT_BUSY_MS,
+    OWNER_BUSY_MS,
+    connect,
+    migrate,
+    transaction,
+    translated,
+)
+from holdfast.stores.sqlite.ownership import Gate, OwnerLock
+
+P = ParamSpec("P")
+T = TypeVar("T")
+WorkerMode = Literal["auto"] | bool
+
+QUICK_COMMIT_MS = 0.5
+"""While a commit takes less on average, handing it to another thread would cost more than it saves."""
+MEAN_WEIGHT = 0.1
+LOG_PAGES_MAX = 4_000
+"""Written pages (16 MB) after which the write-ahead log is copied back: bounds its size and a reader's search."""
+POLL_MS = 100
+ENTRIES_PER_PAGE = 40
+
+
+class SqliteStore:
+    """Keeps runs in one SQLite file: WAL, every acknowledged commit fsynced.
+
+    Exactly one process per file, its owner, drives runs; the others are clients.
+    """
+
+    def __init__(
+        self, path: str, *, worker: WorkerMode, clock: Clock, writer: Threads, reader: Threads
+    ) -> None:
+        """Prepare; nothing is opened before `open`.
+
+        Args:
+            path: The file; created where it does not exist.
+            worker: True must own it, False never does, "auto" does if it can.
+            clock: The machine's clocks.
+            writer: One thread, used for nothing else.
+            reader: One thread, used for nothing else.
+        """
+        self._path = path
+        self._mode: WorkerMode = worker
+        self._machine_clock = clock
+        self._clock = StoreClock(clock)
+        self._threads = (writer, reader)
+        self._lock = OwnerLock(path)
+        self._gate = Gate(path)
+        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+        self._owns = False
+        self._writes_in_flight = 0
+        self._commit_mean_ms = 0.0
+        self._log_pages = 0
+        self._seen_version = -1
+        self._next_due_at_ms: int | None = None
+
+    @property
+    def url(self) -> str:
+        """See `Store`."""
+        return f"sqlite:///{self._path}"
+
+    @property
+    def is_durable(self) -> bool:
+        """See `Store`."""
+        return True
+
+    @property
+    def may_drive(self) -> bool:
+        """See `Store`."""
+        return self._owns
+
+    @property
+    def poll_ms(self) -> int | None:
+        """See `Store`."""
+        return POLL_MS
+
+    def now_ms(self) -> int:
+        """See `Store`."""
+        return self._clock.now_ms()
+
+    async def open(self) -> None:
+        """See `Store`."""
+        writer, _ = self._threads
+        await writer.call(self._open)
+
+    def _open(self) -> None:
+        self._owns = self._mode is not False and self._lock.acquire()
+        if self._mode is True and not self._owns:
+            raise self._lock.refusal()
+        try:
+            with self._gate.passing():
+                writer = connect(
+                    self._path,
+                    busy_ms=OWNER_BUSY_MS if self._owns else CLIENT_BUSY_MS,
+                    reads_only=False,
+                )
+                self._connections = (writer, writer)
+                migrate(writer, self._path)
+                reader = connect(self._path, busy_ms=CLIENT_BUSY_MS, reads_only=True)
+            self._connections = (writer, reader)
+            with translated(self._path):
+                self._clock.start(reader)
+            if self._owns:
+                with transaction(writer, self._path):
+                    leases.free_all(writer, self._clock.stamp(writer))
+        except BaseException:
+            self._close()
+            raise
+
+    async def close(self) -> None:
+        """See `Store`."""
+        writer, reader = self._threads
+        if self._connections is not None:
+            await reader.call(lambda: None)
+            await writer.call(self._close)
+        writer.close()
+        reader.close()
+
+    def _close(self) -> None:
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            writer, reader = connections
+            if self._owns:
+                self._copy_log_back(writer)
+            with self._gate.passing():
+                reader.close()
+                writer.close()
+        self._gate.close()
+        self._lock.release()
+        self._owns = False
+
+    def commit_now(self, group: Sequence[Member]) -> list[Outcome] | None:
+        """See `Store`."""
+        quick = self._commit_mean_ms < QUICK_COMMIT_MS
+        if len(group) > 1 or not quick or not self._owns or self._writes_in_flight:
+            return None
+        outcomes = self._commit(group)
+        if self._log_pages > LOG_PAGES_MAX:
+            self._write_soon(partial(self._copy_log_back, self._opened()[0]))
+        return outcomes
+
+    async def commit(self, group: Sequence[Member]) -> list[Outcome]:
+        """See `Store`."""
+        return await self._on_writer(self._commit_and_tidy, group)
+
+    def _commit_and_tidy(
+        self, connection: sqlite3.Connection, group: Sequence[Member]
+    ) -> list[Outcome]:
+        outcomes = self._commit(group)
+        if self._owns and self._log_pages > LOG_PAGES_MAX:
+            self._copy_log_back(connection)
+        return outcomes
+
+    def _commit(self, group: Sequence[Member]) -> list[Outcome]:
+        begun_ms = self._machine_clock.monotonic_ms()
+        connection, _ = self._opened()
+        try:
+            with transaction(connection, self._path):
+                outcomes = journal.write_group(connection, group, self._clock.stamp(connection))
+        except StoreRefusedError:
+            with transaction(connection, self._path):
+                outcomes = journal.write_one_by_one(
+                    connection, group, self._clock.stamp(connection)
+                )
+        spent_ms = self._machine_clock.monotonic_ms() - begun_ms
+        if len(group) == 1:
+            self._commit_mean_ms += (spent_ms - self._commit_mean_ms) * MEAN_WEIGHT
+        self._log_pages += 3 + _entry_count(group) // ENTRIES_PER_PAGE + len(group) // 10
+        return outcomes
+
+    def _copy_log_back(self, connection: sqlite3.Connection) -> None:
+        with self._gate.closed() as alone:
+            if alone:
+                with translated(self._path):
+                    connection.execute("pragma wal_checkpoint(passive)").fetchall()
+                self._log_pages = 0
+
+    async def claim(
+        self, worker: str, *, workflows: Sequence[str], limit: int, excluded: Sequence[str] = ()
+    ) -> list[RunRecord]:
+        """See `Store`."""
+        due = await self._on_reader(self._look_for_due, workflows, limit, json.dumps(excluded))
+        return await self._on_writer(self._hold, due, worker) if due else []
+
+    def _look_for_due(
+        self, connection: sqlite3.Connection, workflows: Sequence[str], limit: int, excluded: str
+    ) -> list[int]:
+        """Probe only if another connection has written, or the time has come that was seen last."""
+        version = int(connection.execute("pragma data_version").fetchone()[0])
+        now_ms = self._clock.now_ms()
+        due_at_ms = self._next_due_at_ms
+        if version == self._seen_version and (due_at_ms is None or now_ms < due_at_ms):
+            return []
+        self._seen_version = version
+        self._next_due_at_ms = leases.next_due_at_ms(connection, workflows)
+        return leases.find_due(
+            connection, workflows=workflows, now_ms=now_ms, limit=limit, excluded=excluded
+        )
+
+    def _hold(
+        self, connection: sqlite3.Connection, keys: Sequence[int], worker: str
+    ) -> list[RunRecord]:
+        with transaction(connection, self._path):
+            held = [leases.hold(connection, key, worker) for key in keys]
+        return [record for record in held if record is not None]
+
+    async def claim_one(self, worker: str, run_id: str) -> RunRecord | None:
+        """See `Store`."""
+        record = await self.find_run(run_id)
+        if record is None or record.worker is not None:
+            return None
+        return next(iter(await self._on_writer(self._hold, [record.key], worker)), None)
+
+    async def release(self, held: Sequence[tuple[int, int]]) -> None:
+        """See `Store`."""
+        await self._on_writer(self._release, held)
+
+    def _release(self, connection: sqlite3.Connection, held: Sequence[tuple[int, int]]) -> None:
+        with transaction(connection, self._path):
+            leases.release(connection, held, self._clock.stamp(connection))
+
+    async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
+        """See `Store`."""
+        return await self._on_reader(journal.read_journal, key, after)
+
+    async def read_inbox(self, key: int, *, after: int = 0) -> list[InboxRow]:
+        """See `Store`."""
+        return await self._on_reader(inbox.read_inbox, key, after)
+
+    async def find_run(self, run_id: str) -> RunRecord | None:
+        """See `Store`."""
+        return await self._on_reader(queries.find_run, run_id)
+
+    async def list_runs(
+        self, *, status: str | None, workflow: str | None, limit: int, after: int | None
+    ) -> list[RunRecord]:
+        """See `Store`."""
+        return await self._on_reader(
+            queries.list_runs, status=status, workflow=workflow, limit=limit, after=after
+        )
+
+    def next_due_at_ms(self) -> int | None:
+        """See `Store`."""
+        return self._next_due_at_ms
+
+    async def save_definition(self, definition: Definition) -> None:
+        """See `Store`."""
+        await self._on_writer(self._in_transaction, queries.save_definition, definition)
+
+    async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:
+        """See `Store`."""
+        return await self._on_reader(queries.find_definition, name, fingerprint)
+
+    async def definition_names(self) -> list[str]:
+        """See `Store`."""
+        return await self._on_reader(queries.definition_names)
+
+    async def save_snapshot(self, key: int, epoch: int, snapshot: Snapshot) -> None:
+        """See `Store`."""
+        await self._on_writer(self._in_transaction, queries.save_snapshot, key, epoch, snapshot)
+
+    async def find_snapshot(self, key: int) -> Snapshot | None:
+        """See `Store`."""
+        return await self._on_reader(queries.find_snapshot, key)
+
+    def _in_transaction(
+        self,
+        connection: sqlite3.Connection,
+        fn: Callable[Concatenate[sqlite3.Connection, P], None],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        with transaction(connection, self._path):
+            fn(connection, *args, **kwargs)
+
+    async def _on_writer(
+        self,
+        fn: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call `fn(connection, ...)` on the writer thread; outsiders pass the gate for it."""
+        # The shield keeps the count right: the thread goes on also where the caller is cancelled.
+        connection = self._opened()[0]
+        return await asyncio.shield(self._write_soon(partial(fn, connection, *args, **kwargs)))
+
+    def _gated(self, fn: Callable[[], T]) -> T:
+        if self._owns:
+            return fn()
+        with self._gate.passing():
+            return fn()
+
+    def _write_soon(self, fn: Callable[[], T]) -> asyncio.Future[T]:
+        writer, _ = self._threads
+        self._writes_in_flight += 1
+        future = writer.call(partial(self._gated, fn))
+        future.add_done_callback(self._written)
+        return future
+
+    def _written(self, future: asyncio.Future[T]) -> None:
+        self._writes_in_flight -= 1
+        if not future.cancelled():
+            future.exception()
+
+    async def _on_reader(
+        self,
+        fn: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call `fn(connection, ...)` on the reader thread."""
+        _, reader = self._threads
+        connection = self._opened()[1]
+        reading = reader.call(partial(self._read, partial(fn, connection, *args, **kwargs)))
+        return await asyncio.shield(reading)
+
+    def _read(self, fn: Callable[[], T]) -> T:
+        with translated(self._path):
+            return fn()
+
+    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        if self._connections is None:
+            raise StoreUnavailableError(store=self.url, reason="it is closed")
+        return self._connections
+
+
+def _entry_count(group: Sequence[Member]) -> int:
+    return sum(len(member.entries) for member in group if isinstance(member, Append))
