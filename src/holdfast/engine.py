@@ -16,7 +16,7 @@ from holdfast.runtime.clock import SystemClock
 from holdfast.runtime.executors import DaemonThreads
 from holdfast.runtime.ids import SystemChance, SystemIds
 from holdfast.runtime.limits import CONCURRENCY, THREADS_MAX
-from holdfast.runtime.node import Node
+from holdfast.runtime.node import Ending, Node
 from holdfast.runtime.starts import Definable, OnConflict
 from holdfast.runtime.urls import store_at
 from holdfast.runtime.views import JournalEntry, RunStatus, RunSummary
@@ -121,8 +121,8 @@ class AsyncEngine:
                 started.
             StoreUnavailableError: Does not happen while the engine runs: it asks again until it works.
         """
-        run_id = await self._node.start(workflow, input, run_id=id, on_conflict=on_conflict)
-        return AsyncHandle(self._node, run_id)
+        run_id, ending = await self._node.start(workflow, input, run_id=id, on_conflict=on_conflict)
+        return AsyncHandle(self._node, run_id, ending)
 
     async def get(self, id: str) -> "AsyncHandle":
         """A handle on a run that is there.
@@ -166,9 +166,10 @@ class AsyncEngine:
 class AsyncHandle:
     """One run, by id; made by `AsyncEngine.start` and `get`."""
 
-    def __init__(self, node: Node, run_id: str) -> None:
+    def __init__(self, node: Node, run_id: str, ending: Ending | None = None) -> None:
         """Made by the engine."""
         self._node = node
+        self._ending = ending
         self.id = run_id
 
     def __repr__(self) -> str:
@@ -186,7 +187,7 @@ class AsyncHandle:
             ResultTimeoutError: Not over in time; it goes on.
             RunNotFoundError: It is not there any more.
         """
-        return await self._node.result(self.id, timeout)
+        return await self._node.result(self.id, self._ending, timeout)
 
     async def status(self) -> RunStatus:
         """Status, branches, what it waits for, output and failure, as recorded now."""

@@ -21,12 +21,14 @@ def follow(turn: Turn, branch: Branch, edges: tuple[Edge, ...]) -> tuple[Arrival
 
     A named branch that has begun before ends the run with `duplicate_branch`.
     """
-    if len(edges) == 1 and edges[0].branch in {None, branch.id}:
-        step = turn.workflow.steps[edges[0].step]
-        if step.kind == "task":
-            return (Arrival(branch.id, step.name, branch.visits.get(step.name, 0) + 1),)
-        return arrive(turn, branch, step)
-    turn.ended.append(branch.id)
+    if len(edges) == 1:
+        edge = edges[0]
+        if edge.branch is None or edge.branch == branch.id:
+            step = turn.workflow.steps[edge.step]
+            if step.kind == "task":
+                return (Arrival(branch.id, edge.step, branch.visits.get(edge.step, 0) + 1),)
+            return arrive(turn, branch, step)
+    turn.ended += (branch.id,)
     arrivals: list[Arrival] = []
     for edge in edges:
         new = edge.branch or _generated(turn, branch)
@@ -35,7 +37,7 @@ def follow(turn: Turn, branch: Branch, edges: tuple[Edge, ...]) -> tuple[Arrival
             failure = Failure(DUPLICATE_BRANCH, message, (DUPLICATE_BRANCH,))
             turn.fail(branch.id, branch.at, branch.attempt, failure)
             return ()
-        turn.started.append(new)
+        turn.started += (new,)
         arrivals += _at_step(turn, new, turn.workflow.steps[edge.step], 1, branch.id)
     return tuple(arrivals)
 
@@ -46,7 +48,7 @@ def arrive(turn: Turn, branch: Branch, step: Step) -> tuple[Arrival, ...]:
         return follow(turn, branch, step.edges)
     arrivals = _at_step(turn, branch.id, step, branch.visits.get(step.name, 0) + 1, None)
     if not arrivals:
-        turn.ended.append(branch.id)
+        turn.ended += (branch.id,)
     return arrivals
 
 
@@ -58,13 +60,13 @@ def _at_step(
     arrival = Arrival(branch_id, step.name, visit, "join", parent)
     if parent is None and _someone_waits(turn, step.name):
         return ()
-    turn.joining[branch_id] = arrival
+    turn.joining += (arrival,)
     return (arrival,)
 
 
 def _someone_waits(turn: Turn, step: str) -> bool:
     before = (turn.run.branches[branch_id].at for branch_id in turn.run.joining)
-    return any(at is not None and at.step == step for at in (*before, *turn.joining.values()))
+    return any(at is not None and at.step == step for at in (*before, *turn.joining))
 
 
 def _generated(turn: Turn, branch: Branch) -> str:

@@ -34,8 +34,15 @@ class Header(msgspec.Struct, frozen=True, gc=False):
     completes: bool = False
 
 
+_NEXT_STEP = Header("running", 0, None, completes=True)
+
+
 def header_after(run: Run, entries: list[Entry]) -> Header:
     """The header of `run` once `entries` are applied to it."""
+    if len(entries) == 1 and type(entries[0]) is StepCompleted:
+        arrivals = entries[0].arrivals
+        if len(arrivals) == 1 and arrivals[0].kind == "task":
+            return _NEXT_STEP  # most commits by far: a branch goes on
     active = run.active
     completes = False
     left: list[str] = []
@@ -63,4 +70,7 @@ def header_after(run: Run, entries: list[Entry]) -> Header:
 
 
 def _tasks(arrivals: tuple[Arrival, ...]) -> int:
-    return sum(arrival.kind == "task" for arrival in arrivals)
+    count = 0
+    for arrival in arrivals:
+        count += arrival.kind == "task"
+    return count

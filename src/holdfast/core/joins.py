@@ -21,9 +21,9 @@ def settle(turn: Turn) -> None:
         if ready is None:
             break
         del waiting[ready.branch]
-        turn.joining.clear()
+        turn.joining = ()
         _join(turn, ready)
-        waiting.update(turn.joining)
+        waiting.update({at.branch: at for at in turn.joining})
     if not turn.over:
         _finish(turn, waiting)
 
@@ -31,7 +31,7 @@ def settle(turn: Turn) -> None:
 def _waiting(turn: Turn) -> dict[str, Arrival]:
     branches = turn.run.branches
     before = {name: at for name in turn.run.joining if (at := branches[name].at) is not None}
-    return before | turn.joining
+    return before | {at.branch: at for at in turn.joining}
 
 
 def _missing(turn: Turn, at: Arrival) -> list[str]:
@@ -61,7 +61,7 @@ def _join(turn: Turn, at: Arrival) -> None:
         arrivals = follow(turn, branch, step.edges)
     else:
         arrivals = ()
-        turn.ended.append(branch.id)
+        turn.ended += (branch.id,)
     turn.record(BranchJoined(at.branch, at.step, at.visit, joined, arrivals))
 
 

@@ -190,7 +190,7 @@ def replay(run_id: str, entries: Iterable[tuple[Entry, int]]) -> Run:
 def owed(run: Run) -> list[Effect]:
     """Everything that must happen next, from the state alone; nothing once the run is over.
 
-    Recovery is `replay` and then this; the driver asks `owed_by` for the branches a commit has moved.
+    Recovery is `replay` and then this; `owed_after` is the part of it that a commit has changed.
     """
     if run.is_over:
         return []
@@ -204,10 +204,31 @@ def owed_by(branch: Branch) -> Effect | None:
     if at is None:
         return None
     if branch.status == "active":
-        return StartAttempt(at.branch, at.step, at.visit, branch.attempt)
+        return StartAttempt(branch.id, at.step, at.visit, branch.attempt)
     if branch.status == "backoff":
-        return ArmTimer(branch.due_at_ms, StartAttempt(at.branch, at.step, at.visit, branch.attempt))
+        return ArmTimer(branch.due_at_ms, StartAttempt(branch.id, at.step, at.visit, branch.attempt))
     return None
+
+
+def owed_after(run: Run, entries: list[Entry]) -> list[Effect]:
+    """What the branches owe that `entries`, applied just now, have moved; nothing once the run is over."""
+    if len(entries) == 1 and type(entries[0]) is StepCompleted:
+        effects = [owed_by(run.branches[arrival.branch]) for arrival in entries[0].arrivals]
+        return [effect for effect in effects if effect is not None]
+    moved: list[str] = []
+    for entry in entries:
+        match entry:
+            case StepCompleted() | BranchJoined() | RunStarted():
+                moved += [arrival.branch for arrival in entry.arrivals]
+            case RetryScheduled():
+                moved.append(entry.branch)
+            case RunCompleted() | RunFailed():
+                return []
+    if len(entries) > 1:
+        # A branch may have come to a join and left it in the same commit.
+        moved = list(dict.fromkeys(moved))
+    effects = [owed_by(run.branches[name]) for name in moved]
+    return [effect for effect in effects if effect is not None]
 
 
 def _run_started(run: Run, entry: RunStarted, at_ms: int) -> None:

@@ -20,7 +20,7 @@ def start_requested(turn: Turn, event: StartRequested) -> None:
     main = Branch(MAIN, None, event.input)
     arrivals = arrive(turn, main, workflow.steps[workflow.start_at])
     # A main that forks at once ends inside RunStarted: it was never open, so it is not counted as ended.
-    turn.ended.clear()
+    turn.ended = ()
     turn.entries.append(RunStarted(workflow.name, workflow.fingerprint, event.input, arrivals))
 
 
@@ -34,7 +34,7 @@ def attempt_succeeded(turn: Turn, event: AttemptSucceeded) -> None:
         arrivals = follow(turn, branch, edges)
     else:
         arrivals = ()
-        turn.ended.append(branch.id)
+        turn.ended += (branch.id,)
     turn.record(
         StepCompleted(
             event.branch, event.step, event.visit, event.attempt, event.output, arrivals, event.sets

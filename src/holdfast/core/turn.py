@@ -12,7 +12,7 @@ class Turn:
     Attributes:
         entries: In order.
         ended: Branches that complete in this turn, the last one last.
-        joining: Branches that come to a join in this turn, with where.
+        joining: Arrivals of branches at joins in this turn.
         started: Ids of branches that start in this turn.
         over: Whether the run ends in this turn; then nothing more is decided.
     """
@@ -24,10 +24,11 @@ class Turn:
         self.workflow = workflow
         self.run = run
         self.entries: list[Entry] = []
-        self.ended: list[str] = []
-        self.joining: dict[str, Arrival] = {}
-        self.started: list[str] = []
         self.over = False
+        # Most turns continue one branch and need none of these: empty tuples cost nothing.
+        self.ended: tuple[str, ...] = ()
+        self.joining: tuple[Arrival, ...] = ()
+        self.started: tuple[str, ...] = ()
 
     def current(self, event: AttemptSucceeded | AttemptFailed) -> Branch | None:
         """The branch that owes exactly this attempt, or None for a stale event."""
@@ -41,7 +42,10 @@ class Turn:
 
     def record(self, entry: Entry) -> None:
         """Add what a branch has done: before the failure of the run, where following its edges gave one."""
-        self.entries.insert(len(self.entries) - self.over, entry)
+        if self.over:
+            self.entries.insert(-1, entry)
+        else:
+            self.entries.append(entry)
 
     def fail(self, branch: str, at: Arrival | None, attempt: int, failure: Failure) -> None:
         """End the run with a failure: of `branch` at `at`, or with "" of the run itself."""

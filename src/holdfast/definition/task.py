@@ -18,7 +18,7 @@ NAME_MAX_BYTES = 255
 TAGS_MAX = 20
 TAG_MAX_CHARACTERS = 64
 PRIORITIES = range(1, 6)
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Task(Generic[P, R]):

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -32,11 +31,12 @@ class Attempts:
         Cancelling the call cancels an async body and abandons a sync one; nothing is reported then.
         """
         try:
-            body = _body(step, value)
-            if step.timeout_s is None:
-                result = await self._call(step, body)
+            if step.timeout_s is not None:
+                result = await self._call_in_time(step, value, step.timeout_s)
+            elif step.is_async:
+                result = await step.invoke(value)
             else:
-                result = await self._call_in_time(step, body, step.timeout_s)
+                result = await self._call_in_thread(step, value)
             output = codec.encode(result)
         except _TimedOutError:
             return self._failed(effect, failures.timed_out(step.name, step.timeout_s or 0))
@@ -50,13 +50,11 @@ class Attempts:
             return self._failed(effect, failures.from_exception(error, step.name))
         return AttemptSucceeded(effect.branch, effect.step, effect.visit, effect.attempt, output)
 
-    async def _call(self, step: BoundStep, body: Callable[[], Any]) -> Any:  # noqa: ANN401 - what a task returns
-        if step.is_async:
-            return await body()
-        result = await self._threads.call(body)
+    async def _call_in_thread(self, step: BoundStep, value: Value) -> Any:  # noqa: ANN401 - what a task returns
+        result = await self._threads.call(partial(step.invoke, value))
         return await result if inspect.isawaitable(result) else result
 
-    async def _call_in_time(self, step: BoundStep, body: Callable[[], Any], timeout_s: float) -> Any:  # noqa: ANN401 - as above
+    async def _call_in_time(self, step: BoundStep, value: Value, timeout_s: float) -> Any:  # noqa: ANN401 - as above
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("an attempt runs inside a task")
@@ -69,7 +67,10 @@ class Attempts:
 
         handle = asyncio.get_running_loop().call_later(timeout_s, fire)
         try:
-            result = await self._call(step, body)
+            if step.is_async:
+                result = await step.invoke(value)
+            else:
+                result = await self._call_in_thread(step, value)
         except asyncio.CancelledError:
             # Only our own cancellation is taken back; one from outside goes on outwards.
             if fired and task.uncancel() == 0:
@@ -91,13 +92,6 @@ class Attempts:
             failure,
             self._chance.random(),
         )
-
-
-def _body(step: BoundStep, value: Value) -> Callable[[], Any]:
-    decode = step.decode
-    if decode is None:
-        return step.fn
-    return partial(step.fn, decode(value if isinstance(value, bytes) else codec.flatten(value)))
 
 
 class _TimedOutError(Exception):

@@ -2,11 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from holdfast.codecs import json as codec
-from holdfast.core.run import Run
+from holdfast.core.run import Run, Value
 from holdfast.definition.task import Task
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import CodecError, DefinitionError, Problem
@@ -18,14 +17,14 @@ class BoundStep:
     """A task step as it is called.
 
     Attributes:
-        fn: The function.
+        invoke: Decodes the argument and calls the function; for a coroutine function gives its coroutine.
         decode: Payload to argument; None for a function without parameters.
         decode_output: Payload to what the function is annotated to return.
         is_async: Whether `fn` is a coroutine function.
         timeout_s: Bound of an attempt, or None.
     """
 
-    __slots__ = ("decode", "decode_output", "fn", "is_async", "name", "timeout_s")
+    __slots__ = ("decode", "decode_output", "invoke", "is_async", "name", "timeout_s")
 
     def __init__(self, name: str, task: Task[..., Any]) -> None:
         """Read the annotations.
@@ -37,7 +36,6 @@ class BoundStep:
         """
         fn = task.fn
         self.name = name
-        self.fn: Callable[..., Any] = fn
         self.is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
             getattr(fn, "__call__", None)  # noqa: B004 - asks for the method of a callable object
         )
@@ -45,6 +43,7 @@ class BoundStep:
         hints = _hints(fn)
         parameter = _parameter(fn)
         self.decode = None if parameter is None else codec.decoder(hints.get(parameter, Any))
+        self.invoke = _invoker(fn, self.decode)
         self.decode_output = codec.decoder(hints.get("return", Any))
 
 
@@ -54,9 +53,10 @@ class BoundWorkflow:
     Attributes:
         workflow: The structure with the deployed policies.
         steps: Task steps by name.
+        first: Those of them that get the run's input.
     """
 
-    __slots__ = ("steps", "workflow")
+    __slots__ = ("first", "steps", "workflow")
 
     def __init__(self, workflow: Workflow) -> None:
         """Bind every task step.
@@ -79,7 +79,8 @@ class BoundWorkflow:
         if problems:
             raise DefinitionError(subject=f"workflow {workflow.name!r}", problems=problems)
         self.workflow = workflow
-        self.steps: Mapping[str, BoundStep] = MappingProxyType(steps)
+        self.steps: Mapping[str, BoundStep] = steps
+        self.first = [steps[step.name] for step in workflow.first_steps() if step.name in steps]
 
     def output(self, run: Run) -> Any:  # noqa: ANN401 - typed by the annotation of the step that ended the run
         """The output of a completed run, decoded by what its last step is annotated to return."""
@@ -89,6 +90,14 @@ class BoundWorkflow:
         step = None if at is None else self.steps.get(at.step)
         decode = codec.decoder(Any) if step is None else step.decode_output
         return decode(codec.flatten(run.output))
+
+
+def _invoker(
+    fn: Callable[..., Any], decode: Callable[[bytes], Any] | None
+) -> Callable[[Value], Any]:
+    if decode is None:
+        return lambda _value: fn()
+    return lambda value: fn(decode(value if type(value) is bytes else codec.flatten(value)))
 
 
 def _hints(fn: Callable[..., Any]) -> dict[str, Any]:

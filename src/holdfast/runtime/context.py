@@ -4,6 +4,19 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
+import msgspec
+
+from holdfast.core.effects import StartAttempt
+
+
+class RunFacts(msgspec.Struct, frozen=True):
+    """What is the same for all attempts of a run."""
+
+    run_id: str
+    incarnation: int
+    workflow: str
+    metadata: Mapping[str, Any]
+
 
 class TaskContext:
     """Facts about the attempt that is running.
@@ -16,37 +29,53 @@ class TaskContext:
         metadata: Of the workflow.
     """
 
-    __slots__ = (
-        "attempt",
-        "branch",
-        "incarnation",
-        "metadata",
-        "run_id",
-        "step",
-        "visit",
-        "workflow",
-    )
+    # Made for every attempt and rarely asked: it holds two references, and answers from them.
+    __slots__ = ("_at", "_facts")
 
-    def __init__(
-        self,
-        run_id: str,
-        incarnation: int,
-        workflow: str,
-        metadata: Mapping[str, Any],
-        branch: str,
-        step: str,
-        visit: int,
-        attempt: int,
-    ) -> None:
+    def __init__(self, facts: RunFacts, at: StartAttempt) -> None:
         """Made by the engine for each attempt."""
-        self.run_id = run_id
-        self.incarnation = incarnation
-        self.workflow = workflow
-        self.metadata = metadata
-        self.branch = branch
-        self.step = step
-        self.visit = visit
-        self.attempt = attempt
+        self._facts = facts
+        self._at = at
+
+    @property
+    def run_id(self) -> str:
+        """See the class."""
+        return self._facts.run_id
+
+    @property
+    def incarnation(self) -> int:
+        """See the class."""
+        return self._facts.incarnation
+
+    @property
+    def workflow(self) -> str:
+        """See the class."""
+        return self._facts.workflow
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """See the class."""
+        return self._facts.metadata
+
+    @property
+    def branch(self) -> str:
+        """See the class."""
+        return self._at.branch
+
+    @property
+    def step(self) -> str:
+        """See the class."""
+        return self._at.step
+
+    @property
+    def visit(self) -> int:
+        """See the class."""
+        return self._at.visit
+
+    @property
+    def attempt(self) -> int:
+        """See the class."""
+        return self._at.attempt
 
     @property
     def idempotency_key(self) -> str:

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 from holdfast.codecs.entries import encode_entry
 from holdfast.core.decide import decide
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
-from holdfast.core.entries import Entry, Failure, RetryScheduled, RunCompleted, RunFailed
+from holdfast.core.entries import Entry, Failure
 from holdfast.core.events import AttemptFailed, AttemptSucceeded
 from holdfast.core.header import Header, header_after
-from holdfast.core.run import OVER, Run, evolve, owed, owed_by
+from holdfast.core.run import OVER, Run, evolve, owed, owed_after
 from holdfast.definition.policies import FATAL
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.bindings import BoundWorkflow
-from holdfast.runtime.context import CURRENT, TaskContext
+from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.stores.base import Append, Applied, Outcome, Refused, RunRecord
 from holdfast.stores.group_commit import GroupCommit
@@ -62,15 +62,16 @@ class Driver:
     """
 
     __slots__ = (
-        "_dropped",
         "_events",
+        "_facts",
         "_host",
         "_live",
+        "_loop",
         "_occupies",
         "_replies",
         "_sent",
         "_sent_events",
-        "_sent_parks",
+        "_sent_leaves",
         "_timers",
         "bound",
         "record",
@@ -83,15 +84,17 @@ class Driver:
         self.record = record
         self.run = run
         self.bound = bound
+        workflow = bound.workflow
+        self._facts = RunFacts(record.id, record.incarnation, workflow.name, workflow.metadata)
+        self._loop = asyncio.get_running_loop()
         self._events: list[Outcomes] = []
         self._sent: list[Entry] | None = None
         self._sent_events: list[Outcomes] = []
-        self._sent_parks = False
+        self._sent_leaves = False
         self._live: dict[str, asyncio.Task[None]] = {}
         self._replies: dict[str, asyncio.Future[StartAttempt | None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._occupies = False
-        self._dropped = False
 
     @property
     def is_busy(self) -> bool:
@@ -115,61 +118,48 @@ class Driver:
         self._replies.clear()
         self._events.clear()
         self._sent = None
-        self._dropped = True
         self._note_slot()
 
     async def _drive(self, effect: StartAttempt | None) -> None:
         """The life of a branch's task: attempt after attempt, each after the commit of the one before."""
-        run, host, steps = self.run, self._host, self.bound.steps
-        workflow = self.bound.workflow
+        branches, steps, facts = self.run.branches, self.bound.steps, self._facts
+        make = self._host.attempts.make
         while effect is not None:
-            branch, step = effect.branch, effect.step
-            context = TaskContext(
-                run.id,
-                self.record.incarnation,
-                workflow.name,
-                workflow.metadata,
-                branch,
-                step,
-                effect.visit,
-                effect.attempt,
-            )
-            CURRENT.set(context)
-            event = await host.attempts.make(effect, steps[step], run.branches[branch].value)
+            CURRENT.set(TaskContext(facts, effect))
+            event = await make(effect, steps[effect.step], branches[effect.branch].value)
             effect = await self._report(event)
 
     def _report(self, event: Outcomes) -> asyncio.Future[StartAttempt | None]:
         """Take an outcome; the future gives the branch's next attempt once it is committed, or None."""
-        future: asyncio.Future[StartAttempt | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[StartAttempt | None] = self._loop.create_future()
         self._replies[event.branch] = future
-        self._events.append(event)
         if self._sent is None:
-            self._append()
+            self._append([event])
+        else:
+            self._events.append(event)
         return future
 
-    def _append(self) -> None:
-        events, self._events = self._events, []
+    def _append(self, events: list[Outcomes]) -> None:
         entries = decide(self.bound.workflow, self.run, events)
         self._sent_events = events
         if entries:
-            header = header_after(self.run, entries)
-            self._submit(entries, header, parks=self._parks(header))
+            self._submit(entries, header_after(self.run, entries))
         else:
-            self._settle(())
+            self._settle(entries)
 
-    def _submit(self, entries: list[Entry], header: Header, *, parks: bool) -> None:
+    def _submit(self, entries: list[Entry], header: Header) -> None:
+        status, record = header.status, self.record
+        over = status in OVER
         self._sent = entries
-        self._sent_parks = parks
-        over = header.status in OVER
-        record = self.record
+        self._sent_leaves = over or (status == "suspended" and self._may_park(header))
         append = Append(
             record.key,
             record.epoch,
             self.run.position,
             tuple([encode_entry(entry) for entry in entries]),
-            header.status,
+            status,
             header.due_at_ms,
-            None if parks or over else self._host.worker_id,
+            None if self._sent_leaves else self._host.worker_id,
             header.due_in_ms,
             header.completes,
             None if over else record.messages_sent,
@@ -177,13 +167,14 @@ class Driver:
         self._host.group.submit(append, self._committed)
 
     def _committed(self, outcome: Outcome) -> None:
-        if self._dropped:
+        entries, self._sent = self._sent, None
+        if entries is None:
             return
-        entries, self._sent = self._sent or [], None
         if type(outcome) is Applied:
+            run, at_ms = self.run, outcome.at_ms
             for entry in entries:
-                evolve(self.run, entry, outcome.at_ms)
-            if self.run.is_over or self._sent_parks:
+                evolve(run, entry, at_ms)
+            if self._sent_leaves:
                 self._leave()
             else:
                 self._settle(entries)
@@ -193,22 +184,15 @@ class Driver:
             self.drop()
             self._host.left(self, due_at_ms=None)
 
-    def _settle(self, entries: Iterable[Entry]) -> None:
+    def _settle(self, entries: list[Entry]) -> None:
         """Start what a commit has made possible, and answer the branches whose events were in it."""
-        moved: dict[str, None] = {}
-        for entry in entries:
-            if isinstance(entry, RetryScheduled):
-                moved[entry.branch] = None
-            elif not isinstance(entry, RunCompleted | RunFailed):
-                for arrival in entry.arrivals:
-                    moved[arrival.branch] = None
-        branches = self.run.branches
-        effects = [effect for name in moved if (effect := owed_by(branches[name])) is not None]
-        self._carry_out(effects)
+        self._carry_out(owed_after(self.run, entries))
         for event in self._sent_events:
-            self._reply(event.branch, None)
+            if event.branch in self._replies:
+                self._reply(event.branch, None)
         if self._events:
-            self._append()
+            events, self._events = self._events, []
+            self._append(events)
         elif not self._live:
             self._idle()
 
@@ -218,19 +202,18 @@ class Driver:
         for effect in effects:
             if isinstance(effect, ArmTimer):
                 self._arm(effect)
-            elif not self._reply(effect.branch, effect):
+            elif effect.branch in self._replies:
+                self._reply(effect.branch, effect)
+            else:
                 self._spawn(effect)
 
-    def _reply(self, branch: str, effect: StartAttempt | None) -> bool:
-        """Answer the task that waits for its commit; False where there is none."""
-        future = self._replies.pop(branch, None)
-        if future is None:
-            return False
+    def _reply(self, branch: str, effect: StartAttempt | None) -> None:
+        """Answer the task that waits for its commit."""
+        future = self._replies.pop(branch)
         if effect is None:
             del self._live[branch]
         if not future.done():
             future.set_result(effect)
-        return True
 
     def _spawn(self, effect: StartAttempt) -> None:
         self._live[effect.branch] = self._host.spawn(self._drive(effect))
@@ -238,7 +221,7 @@ class Driver:
 
     def _arm(self, effect: ArmTimer) -> None:
         wait_ms = max(effect.due_at_ms - self._host.now_ms(), 0)
-        handle = asyncio.get_running_loop().call_later(wait_ms / 1_000, self._fire, effect)
+        handle = self._loop.call_later(wait_ms / 1_000, self._fire, effect)
         self._timers[effect.then.branch] = handle
 
     def _fire(self, effect: ArmTimer) -> None:
@@ -250,9 +233,9 @@ class Driver:
         if not self._host.is_draining:
             self._spawn(effect.then)
 
-    def _parks(self, header: Header) -> bool:
-        """Whether this commit should give the run back: nothing runs, and nothing is due soon."""
-        if header.status != "suspended" or len(self._live) > len(self._replies) or self._events:
+    def _may_park(self, header: Header) -> bool:
+        """Whether a suspended run should be given back: nothing runs, and nothing is due soon."""
+        if len(self._live) > len(self._replies) or self._events:
             return False
         now_ms = self._host.now_ms()
         waits = [] if header.due_at_ms is None else [header.due_at_ms - now_ms]
@@ -264,9 +247,9 @@ class Driver:
         """Nothing runs: free the slot, and give the run back if nothing is due soon."""
         self._note_slot()
         header = header_after(self.run, [])
-        if not self._host.is_draining and self._parks(header):
+        if header.status == "suspended" and not self._host.is_draining and self._may_park(header):
             self._sent_events = []
-            self._submit([], header, parks=True)
+            self._submit([], header)
 
     def _note_slot(self) -> None:
         occupies = bool(self._live)
@@ -282,7 +265,7 @@ class Driver:
             self._host.left(self, due_at_ms=None)
             return
         kind = type(outcome.error).__name__
-        self._events[:0] = [
+        failed: list[Outcomes] = [
             AttemptFailed(
                 event.branch,
                 event.step,
@@ -293,7 +276,8 @@ class Driver:
             )
             for event in events
         ]
-        self._append()
+        waiting, self._events = self._events, []
+        self._append(failed + waiting)
 
     def _leave(self) -> None:
         due_at_ms = None if self.run.is_over else self.run.due_at_ms

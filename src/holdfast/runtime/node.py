@@ -33,6 +33,10 @@ from holdfast.runtime.worker import Worker
 from holdfast.stores.base import Applied, Definition, Exists, NewRun, Refused, RunRecord, Store
 
 
+Ending = asyncio.Future[Run | None]
+"""Done when a run driven here is over (the run), or has left this worker unfinished (None)."""
+
+
 class Node:
     """A store with what this process adds to it.
 
@@ -115,8 +119,12 @@ class Node:
         *,
         run_id: str | None,
         on_conflict: OnConflict,
-    ) -> str:
-        """Record the start of a run and return its id; see `AsyncEngine.start`."""
+    ) -> tuple[str, Ending | None]:
+        """Record the start of a run; see `AsyncEngine.start`.
+
+        Returns:
+            Its id, and its ending where it is driven here.
+        """
         if on_conflict not in get_args(OnConflict):
             raise UsageError(
                 what=f"on_conflict {on_conflict!r} is not known", fix='use "fail" or "use_existing"'
@@ -133,7 +141,7 @@ class Node:
         else:
             await self._insert(start, workflow, None, on_conflict)
             self.worker.nudge()
-        return given
+        return given, self.worker.watch(given)
 
     async def _insert(
         self, start: Start, workflow: Workflow, holder: str | None, on_conflict: OnConflict
@@ -149,10 +157,12 @@ class Node:
             record = held_record(new, outcome, holder)
             self.worker.adopt(record, start.run, self._bound[workflow.name])
 
-    async def result(self, run_id: str, timeout: Duration | None) -> Any:  # noqa: ANN401, ASYNC109 - what the task returned; a facade's word
+    async def result(self, run_id: str, ending: Ending | None, timeout: Duration | None) -> Any:  # noqa: ANN401, ASYNC109 - what the task returned; a facade's word
         """The output of a run, waited for; see `AsyncHandle.result`."""
         timeout_ms = None if timeout is None else to_ms(timeout, what="timeout")
-        run = await reads.ended_in_time(self.store, self.worker, run_id, timeout_ms)
+        run = ending.result() if ending is not None and ending.done() else None
+        if run is None:
+            run = await reads.ended_in_time(self.store, self.worker, run_id, timeout_ms)
         if run.status != "completed":
             raise TaskError(run_id=run_id, status=run.status, failure=run.failure)
         return self._output(run)
@@ -161,7 +171,7 @@ class Node:
         """Drive one run now and return its output; see `AsyncEngine.resume`."""
         await reads.find(self.store, run_id)
         await self.worker.resume(run_id)
-        return await self.result(run_id, None)
+        return await self.result(run_id, None, None)
 
     async def status(self, run_id: str) -> RunStatus:
         """Everything about a run; see `AsyncHandle.status`."""

@@ -103,15 +103,13 @@ def encode_input(workflow: Workflow, bound: BoundWorkflow | None, value: object)
     Raises:
         InputError: It cannot be encoded, or does not fit a step's annotation.
     """
-    first = workflow.first_steps()
-    step = first[0].name if first else workflow.start_at
+    step = workflow.start_at
     try:
         payload = codec.encode(value)
-        for each in first if bound is not None else ():
+        for each in () if bound is None else bound.first:
             step = each.name
-            decode = None if bound is None else bound.steps[step].decode
-            if decode is not None:
-                decode(payload)
+            if each.decode is not None:
+                each.decode(payload)
     except CodecError as error:
         raise InputError(workflow=workflow.name, step=step, reason=str(error)) from error
     return payload

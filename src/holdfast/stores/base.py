@@ -73,7 +73,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         status: Of the run after them.
         due_at_ms: When someone must act, if it is not held; 0 is now, None is never by itself.
         due_in_ms: The same counted from this transaction's stamp; the earlier of the two holds.
-        worker: Who holds it after this, None to give it back.
+        worker: This worker, who goes on holding it, or None to give it back.
         completes: Whether a step completes in it; returns the count of recoveries to 0.
         messages_read: Giving the run back while `messages_sent` is larger makes it due now; None for a run
             that is over.

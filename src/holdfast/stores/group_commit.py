@@ -23,8 +23,9 @@ from holdfast.stores.base import (
     Store,
 )
 
-GROUP_MAX = 1_000
-"""Members of one transaction: it bounds how long a single append waits behind the others."""
+GROUP_MAX = 256
+"""Members of one transaction. It bounds how long one append waits behind the others, and splits a crowd: while
+one part is written on the store's thread, the loop drives the part before. The fsync is shared well by then."""
 REPEAT_FIRST_S = 0.05
 REPEAT_MAX_S = 1.0
 """Waits between tries while the store is down: at most one a second in the long run."""

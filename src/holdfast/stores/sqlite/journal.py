@@ -1,8 +1,13 @@
-"""The transaction: appends, new runs and messages of a group. Called on whichever thread commits."""
+"""The transaction: appends, new runs and messages of a group. Called on whichever thread commits.
 
+Each kind of member is written by statements over many rows. One call into SQLite then does the work of hundreds,
+with the interpreter lock released all the while: the event loop runs beside it instead of in turns with it.
+"""
+
+import functools
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from holdfast.errors import StoreRefusedError
 from holdfast.stores.base import (
@@ -21,36 +26,57 @@ from holdfast.stores.base import (
 from holdfast.stores.sqlite.connection import REFUSALS
 from holdfast.stores.sqlite.inbox import consume, send
 
-# The fence is part of the statement that writes: another epoch or position updates no row. The parking test
-# reads the counter of messages in the very row that is written, so no wake-up is lost. Served by the key.
-_UPDATE_RUN = """
-update runs set position = ?, status = ?, worker = ?, updated_at_ms = ?,
-    recoveries = case when ? then 0 else recoveries end,
-    due_at_ms = case when messages_sent > ? then ? else ? end
-where key = ? and epoch = ? and position = ?
-returning messages_sent
+ROWS_MAX = 64
+"""Rows of one statement, a power of two: more were measured to gain nothing, and take longer to compile."""
+
+# The fence is part of the statement that writes: another epoch or position updates no row, and what is not
+# returned was fenced. Served by the table's key. A run that stays held leaves `worker` and `due_at_ms` alone:
+# setting them, even to what they are, would rewrite two indexes for every step.
+_UPDATE_HELD = """
+update runs set position = v.column1, status = v.column2, updated_at_ms = v.column3,
+    recoveries = iif(v.column4, 0, recoveries)
+from (values {rows}) as v
+where runs.key = v.column5 and runs.epoch = v.column6 and runs.position = v.column7
+returning runs.key, messages_sent
 """
-_INSERT_ENTRY = "insert into journal (run, position, epoch, at_ms, entry) values (?, ?, ?, ?, ?)"
-_INSERT_RUN = """
+# The same for a run that is given back. The parking test reads the counter of messages in the very row that is
+# written, so no wake-up is lost.
+_UPDATE_GIVEN_BACK = """
+update runs set position = v.column1, status = v.column2, updated_at_ms = v.column3,
+    recoveries = iif(v.column4, 0, recoveries), worker = null,
+    due_at_ms = iif(messages_sent > v.column8, v.column3, v.column9)
+from (values {rows}) as v
+where runs.key = v.column5 and runs.epoch = v.column6 and runs.position = v.column7
+returning runs.key, messages_sent
+"""
+_INSERT_ENTRIES = "insert into journal (run, position, epoch, at_ms, entry) values {rows}"
+# An id that is taken inserts nothing and returns nothing. Served by the unique index on ids.
+_INSERT_RUNS = """
 insert into runs (id, epoch, position, status, workflow, fingerprint, queue, priority, tags, worker,
     due_at_ms, input_digest, parent_key, parent_incarnation, parent_step, created_at_ms, updated_at_ms)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-on conflict (id) do nothing returning key
+values {rows}
+on conflict (id) do nothing returning id, key
 """
 _NEVER = 2**62
 """More messages than any run gets: switches the parking test off."""
 
-EntryRow = tuple[int, int, int, int, bytes]
+Row = tuple[object, ...]
 
 
 def write_group(
     connection: sqlite3.Connection, group: Sequence[Member], at_ms: int
 ) -> list[Outcome]:
     """Write the members inside the open transaction; raises one of `REFUSALS` if one can never be held."""
-    rows: list[EntryRow] = []
-    outcomes = [_write(connection, member, at_ms, rows) for member in group]
-    connection.executemany(_INSERT_ENTRY, rows)
-    return outcomes
+    entries: list[Row] = []
+    appends = [member for member in group if isinstance(member, Append)]
+    new = [member for member in group if isinstance(member, NewRun)]
+    sent = _append(connection, appends, at_ms, entries) if appends else {}
+    keys = _insert(connection, new, at_ms, entries) if new else {}
+    for append in appends:
+        if append.key in sent:
+            _spawn(connection, append, at_ms, entries)
+    _write_rows(connection, _INSERT_ENTRIES, entries)
+    return [_outcome(connection, member, at_ms, sent, keys) for member in group]
 
 
 def write_one_by_one(
@@ -79,84 +105,123 @@ def read_journal(connection: sqlite3.Connection, key: int, after: int) -> list[J
     return [JournalRow(*row) for row in rows]
 
 
-def _write(
-    connection: sqlite3.Connection, member: Member, at_ms: int, rows: list[EntryRow]
-) -> Outcome:
-    if isinstance(member, Append):
-        return _append(connection, member, at_ms, rows)
-    if isinstance(member, NewRun):
-        return _insert(connection, member, at_ms, rows)
-    return _send(connection, member, at_ms)
-
-
 def _append(
-    connection: sqlite3.Connection, append: Append, at_ms: int, rows: list[EntryRow]
-) -> Outcome:
-    position = append.position
-    parks = append.worker is None and append.messages_read is not None
-    updated = connection.execute(
-        _UPDATE_RUN,
-        (
-            position + len(append.entries),
-            append.status,
-            append.worker,
-            at_ms,
-            append.completes,
-            append.messages_read if parks else _NEVER,
-            at_ms,
-            due_at(append, at_ms),
-            append.key,
-            append.epoch,
-            position,
-        ),
-    ).fetchone()
-    if updated is None:
-        return Fenced()
-    for entry in append.entries:
-        position += 1
-        rows.append((append.key, position, append.epoch, at_ms, entry))
-    if append.consumed:
-        consume(connection, append.key, append.consumed)
-    for child in append.children:
-        _insert(connection, child, at_ms, rows)
-    for message in append.messages:
-        _send(connection, message, at_ms)
-    return Applied(at_ms, append.key, int(updated[0]))
+    connection: sqlite3.Connection, appends: list[Append], at_ms: int, entries: list[Row]
+) -> dict[int, int]:
+    """Update the headers and collect the entries of those that were not fenced: key to messages sent."""
+    held: list[Row] = []
+    given_back: list[Row] = []
+    for a in appends:
+        after = a.position + len(a.entries)
+        header = (after, a.status, at_ms, a.completes, a.key, a.epoch, a.position)
+        if a.worker is not None:
+            held.append(header)
+        else:
+            read = _NEVER if a.messages_read is None else a.messages_read
+            given_back.append((*header, read, due_at(a, at_ms)))
+    returned = _write_rows(connection, _UPDATE_HELD, held)
+    returned += _write_rows(connection, _UPDATE_GIVEN_BACK, given_back)
+    sent: dict[int, int] = dict(returned)
+    for a in appends:
+        if a.key in sent:
+            position = a.position
+            for entry in a.entries:
+                position += 1
+                entries.append((a.key, position, a.epoch, at_ms, entry))
+    return sent
 
 
 def _insert(
-    connection: sqlite3.Connection, new: NewRun, at_ms: int, rows: list[EntryRow]
+    connection: sqlite3.Connection, new: Sequence[NewRun], at_ms: int, entries: list[Row]
+) -> dict[str, int]:
+    """Insert the runs whose ids are free and collect their first entries: id to key."""
+    rows = {
+        each.id: (
+            each.id,
+            int(each.worker is not None),
+            len(each.entries),
+            "pending" if each.worker is None else "running",
+            each.workflow,
+            each.fingerprint,
+            each.queue,
+            each.priority,
+            json.dumps(each.tags) if each.tags else "[]",
+            each.worker,
+            at_ms,
+            each.input_digest,
+            each.parent_key,
+            each.parent_incarnation,
+            each.parent_step,
+            at_ms,
+            at_ms,
+        )
+        for each in reversed(new)
+    }
+    keys: dict[str, int] = dict(_write_rows(connection, _INSERT_RUNS, list(rows.values())))
+    for each in {each.id: each for each in reversed(new)}.values():
+        if each.id in keys:
+            key = keys[each.id]
+            entries.extend((key, n, 0, at_ms, entry) for n, entry in enumerate(each.entries, 1))
+    return keys
+
+
+def _spawn(
+    connection: sqlite3.Connection, append: Append, at_ms: int, entries: list[Row]
+) -> None:
+    if append.consumed:
+        consume(connection, append.key, append.consumed)
+    if append.children:
+        _insert(connection, append.children, at_ms, entries)
+    for message in append.messages:
+        send(connection, message, at_ms)
+
+
+def _outcome(
+    connection: sqlite3.Connection,
+    member: Member,
+    at_ms: int,
+    sent: dict[int, int],
+    keys: dict[str, int],
 ) -> Outcome:
-    held = new.worker is not None
-    inserted = connection.execute(
-        _INSERT_RUN,
-        (
-            new.id,
-            int(held),
-            len(new.entries),
-            "running" if held else "pending",
-            new.workflow,
-            new.fingerprint,
-            new.queue,
-            new.priority,
-            json.dumps(new.tags) if new.tags else "[]",
-            new.worker,
-            at_ms,
-            new.input_digest,
-            new.parent_key,
-            new.parent_incarnation,
-            new.parent_step,
-            at_ms,
-            at_ms,
-        ),
-    ).fetchone()
-    if inserted is None:
-        return Exists()
-    key = int(inserted[0])
-    rows.extend((key, n, 0, at_ms, entry) for n, entry in enumerate(new.entries, start=1))
-    return Applied(at_ms, key)
+    if isinstance(member, Append):
+        count = sent.get(member.key)
+        return Fenced() if count is None else Applied(at_ms, member.key, count)
+    if isinstance(member, NewRun):
+        # Popped: of two with one id in a group, the first is inserted and the second finds it there.
+        key = keys.pop(member.id, None)
+        return Exists() if key is None else Applied(at_ms, key)
+    return _send(connection, member, at_ms)
 
 
 def _send(connection: sqlite3.Connection, message: Message, at_ms: int) -> Outcome:
-    sent = send(connection, message, at_ms)
-    return Fenced() if sent is None else Applied(at_ms, message.run_key, sent)
+    count = send(connection, message, at_ms)
+    return Fenced() if count is None else Applied(at_ms, message.run_key, count)
+
+
+def _write_rows(connection: sqlite3.Connection, statement: str, rows: list[Row]) -> list[Row]:
+    """Run a statement over all rows, in pieces whose sizes are powers of two; its returned rows."""
+    returned: list[Row] = []
+    for piece in _pieces(rows):
+        sql = _for_rows(statement, len(piece), len(piece[0]))
+        returned += connection.execute(sql, _flat(piece)).fetchall()
+    return returned
+
+
+def _pieces(rows: list[Row]) -> Iterator[list[Row]]:
+    """Few sizes make few texts: each is compiled once and stays in the connection's cache."""
+    begin, size = 0, ROWS_MAX
+    while begin < len(rows):
+        while size > len(rows) - begin:
+            size //= 2
+        yield rows[begin : begin + size]
+        begin += size
+
+
+@functools.lru_cache(maxsize=64)
+def _for_rows(statement: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return statement.format(rows=", ".join([row] * rows))
+
+
+def _flat(rows: Iterable[Row]) -> list[object]:
+    return [value for row in rows for value in row]

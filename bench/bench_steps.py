@@ -1,0 +1,201 @@
+"""Durable steps per second: one run of many steps, many runs of ten, in memory and on SQLite.
+
+Everything is measured beside its bare counterpart in the same run, and ratios are printed with the budget they
+are held to. Usage: `python bench/bench_steps.py [--dir DIRECTORY] [--rounds N]`; exit status 1 when a budget
+is missed.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from holdfast import AsyncEngine, AsyncHandle, Flow
+
+LENGTHS = (10, 100, 1_000, 10_000)
+RUNS = 1_000
+STEPS = 10
+EDGE = 200
+"""Steps at the start and at the end of a long run that are compared."""
+
+
+async def add(x: int) -> int:
+    """The body: nothing but the engine is measured."""
+    return x + 1
+
+
+class Marks:
+    """A body that notes when it ran, to see the cost of early and late steps."""
+
+    def __init__(self) -> None:
+        """No step has run."""
+        self.at: list[float] = []
+
+    async def __call__(self, x: int) -> int:
+        """Note the time and go on."""
+        self.at.append(time.perf_counter())
+        return x + 1
+
+
+def pipeline(name: str, steps: int, body: object = add) -> Flow:
+    """A flow of equal steps."""
+    flow = Flow(name)
+    for n in range(steps):
+        flow.then(body, name=f"step{n}")  # type: ignore[arg-type] - any callable
+    return flow
+
+
+def raw_sqlite(path: Path, transactions: int) -> float:
+    """Rate of one row per transaction, WAL, synchronous=FULL: what the disk allows."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("pragma journal_mode=wal")
+        connection.execute("pragma synchronous=full")
+        connection.execute(
+            "create table journal (run integer, position integer, entry blob,"
+            " primary key (run, position)) without rowid"
+        )
+        begun = time.perf_counter()
+        for n in range(transactions):
+            connection.execute("begin immediate")
+            connection.execute("insert into journal values (1, ?, ?)", (n, b"x" * 60))
+            connection.execute("commit")
+        return transactions / (time.perf_counter() - begun)
+
+
+async def one_run(url: str, steps: int) -> tuple[float, float, float]:
+    """Steps/s of one sequential run, and µs per step at its start and at its end."""
+    marks = Marks()
+    flow = pipeline("line", steps, marks)
+    async with AsyncEngine(url, workflows=[flow]) as engine:
+        begun = time.perf_counter()
+        handle = await engine.start(flow, 0)
+        if await handle.result() != steps:
+            raise SystemExit("the run gave a wrong result")
+        spent = time.perf_counter() - begun
+    at = marks.at
+    edge = min(EDGE, steps // 2)
+    first = statistics.median(b - a for a, b in zip(at[:edge], at[1 : edge + 1], strict=True))
+    last = statistics.median(b - a for a, b in zip(at[-edge - 1 : -1], at[-edge:], strict=True))
+    return steps / spent, first * 1e6, last * 1e6
+
+
+async def many_runs(url: str) -> float:
+    """Seconds from the first start to the last result of 1,000 concurrent runs of 10 steps."""
+    flow = pipeline("ten", STEPS)
+    async with AsyncEngine(url, workflows=[flow], concurrency=RUNS) as engine:
+        gc.collect()
+        begun = time.perf_counter()
+        handles: list[asyncio.Task[AsyncHandle]] = []
+        async with asyncio.TaskGroup() as starting:
+            for n in range(RUNS):
+                handles.append(starting.create_task(engine.start(flow, n)))
+        for n, handle in enumerate(handles):
+            if await handle.result().result() != n + STEPS:
+                raise SystemExit("a run gave a wrong result")
+        return time.perf_counter() - begun
+
+
+class Report:
+    """Prints figures, and remembers which budgets were missed."""
+
+    def __init__(self) -> None:
+        """No budget is missed yet."""
+        self.missed: list[str] = []
+
+    def line(self, text: str) -> None:
+        """Print one figure."""
+        print(text, flush=True)
+
+    def gate(self, what: str, value: float, bound: float, *, at_least: bool) -> None:
+        """Print a figure with its budget."""
+        good = value >= bound if at_least else value <= bound
+        sign = ">=" if at_least else "<="
+        self.line(f"  {'ok    ' if good else 'MISSED'} {what}: {value:,.2f} (budget {sign} {bound:,})")
+        if not good:
+            self.missed.append(what)
+
+
+@contextlib.contextmanager
+def databases(directory: str | None) -> Iterator[Path]:
+    """A directory for the database files of one measurement."""
+    with tempfile.TemporaryDirectory(dir=directory, prefix="holdfast-bench-") as name:
+        yield Path(name)
+
+
+def measure_one_run(report: Report, directory: str | None, rounds: int) -> None:
+    """One run of 10 to 10,000 steps beside raw transactions, in pairs so that the disk's drift cancels."""
+    report.line("one run, sequential steps")
+    for steps in LENGTHS:
+        ratios: list[float] = []
+        for _ in range(rounds):
+            with databases(directory) as folder:
+                raw = raw_sqlite(folder / "raw.db", min(max(steps, 200), 2_000))
+                rate, first, last = asyncio.run(one_run(f"sqlite:///{folder / 'run.db'}", steps))
+            ratios.append(rate / raw)
+            report.line(
+                f"  sqlite {steps:6,} steps: {rate:8,.0f}/s  raw {raw:8,.0f}/s  ratio {rate / raw:.2f}"
+                f"  µs per step {first:6.1f} at the start, {last:6.1f} at the end"
+            )
+        if steps == LENGTHS[-1]:
+            report.gate("sqlite, ratio to raw", statistics.median(ratios), 0.65, at_least=True)
+    flat: list[float] = []
+    for steps in LENGTHS:
+        rate, first, last = asyncio.run(one_run("memory://", steps))
+        report.line(
+            f"  memory {steps:6,} steps: {rate:8,.0f}/s"
+            f"  µs per step {first:6.1f} at the start, {last:6.1f} at the end"
+        )
+    for _ in range(rounds):
+        _, first, last = asyncio.run(one_run("memory://", LENGTHS[-1]))
+        flat.append(last / first)
+    report.gate("memory, step 10,000 / step 10", statistics.median(flat), 1.1, at_least=False)
+
+
+def measure_many_runs(report: Report, directory: str | None, rounds: int) -> None:
+    """1,000 concurrent runs of 10 steps, from the first start to the last result."""
+    total = RUNS * STEPS
+    report.line(f"{RUNS:,} concurrent runs of {STEPS} steps, starts and results included")
+    memory = [asyncio.run(many_runs("memory://")) for _ in range(rounds)]
+    sqlite: list[float] = []
+    for _ in range(rounds):
+        with databases(directory) as folder:
+            raw = raw_sqlite(folder / "raw.db", 500)
+            url = f"sqlite:///{folder / 'runs.db'}"
+            spent = asyncio.run(many_runs(url))
+            size = (folder / "runs.db").stat().st_size
+        sqlite.append(spent)
+        report.line(
+            f"  sqlite: {total / spent:8,.0f} steps/s, {total / spent / raw:5.1f} x raw transactions/s,"
+            f" {size / total:5.1f} bytes per step"
+        )
+    report.line(f"  memory: {total / statistics.median(memory):8,.0f} steps/s")
+    best = statistics.median(sqlite)
+    report.gate("sqlite, steps/s", total / best, 40_000, at_least=True)
+    report.gate(
+        "memory, µs per step", statistics.median(memory) / total * 1e6, 6, at_least=False
+    )
+
+
+def main() -> int:
+    """Measure everything; 1 when a budget is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dir", help="where database files are made (default: the temp directory)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements behind each median")
+    options = parser.parse_args()
+    report = Report()
+    measure_one_run(report, options.dir, options.rounds)
+    measure_many_runs(report, options.dir, options.rounds)
+    if report.missed:
+        report.line(f"missed: {', '.join(report.missed)}")
+    return 1 if report.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The `holdfast` command: `run`, `list`, `show` and `worker`, one module each.
+
+What a subcommand was asked for goes to stdout, everything else to stderr. It exits with 0, with 1 for a run that
+ended without an output, with 2 for everything its caller has to mend, and with 128 + n when signal n
+interrupted it. `import holdfast` imports nothing of this.
+"""
+
+import io
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.listing import list_runs
+from holdfast.cli.output import MISTAKE, note
+from holdfast.cli.run import run
+from holdfast.cli.show import show
+from holdfast.cli.worker import worker
+from holdfast.errors import HoldfastError
+
+app = typer.Typer(
+    name="holdfast", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.command("run")(run)
+app.command("list")(list_runs)
+app.command("show")(show)
+app.command("worker")(worker)
+
+
+def main() -> None:
+    """Run the command that the arguments of this process name, and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Text of other people may hold what this terminal cannot show; that must not end the command.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(prog_name="holdfast")
+    except HoldfastError as error:
+        note(f"error: {error}")
+        sys.exit(MISTAKE)
+
+
+def _show_version(*, value: bool) -> None:
+    if value:
+        typer.echo(f"holdfast {metadata.version('holdfast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def holdfast(
+    *,
+    version: Annotated[  # noqa: ARG001 - its callback has shown it
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and exit."),
+    ] = False,
+) -> None:
+    """Durable workflows from the command line: what was started goes on after a crash."""

@@ -1,0 +1,64 @@
+"""Recorded facts as plain JSON: payloads are shown as they were written, without the types of any code."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from holdfast.codecs.json import flatten
+from holdfast.codecs.payload import JSON, split
+from holdfast.core.run import Run, replay
+from holdfast.errors import FormatError
+from holdfast.runtime.views import JournalEntry
+
+
+def plain(value: object) -> object:
+    """A struct as a mapping by field name, all the way down; payloads become the JSON they hold.
+
+    A payload that cannot be read here becomes `{"encoded": "<base64>"}`.
+    """
+    match value:
+        case bytes():
+            return _payload(value)
+        case msgspec.Struct():
+            return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+        case Mapping():
+            return _mapping(value)
+        case list() | tuple():
+            return _items(value)
+        case _:
+            return value
+
+
+def fold(run_id: str, journal: Iterable[JournalEntry]) -> Run:
+    """The run as its journal tells it, but for the times."""
+    return replay(run_id, ((each.entry, 0) for each in journal))
+
+
+def output_of(run: Run) -> object:
+    """The output of a completed run as it was recorded, None for any other."""
+    return None if run.output is None else _payload(flatten(run.output))
+
+
+def text_of(value: object) -> str:
+    """A value that `plain` gave, as compact JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+def _payload(payload: bytes) -> object:
+    try:
+        envelope, data = split(payload)
+        # Checked, because a damaged payload would make the whole document unreadable.
+        msgspec.json.decode(data) if envelope == JSON else json.loads(data)
+    except (FormatError, ValueError, RecursionError):
+        return {"encoded": payload}
+    return msgspec.Raw(data)
+
+
+def _mapping(value: Mapping[Any, Any]) -> dict[str, object]:
+    return {str(name): plain(part) for name, part in value.items()}
+
+
+def _items(value: list[Any] | tuple[Any, ...]) -> list[object]:
+    return [plain(part) for part in value]
