@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import itertools
 import sqlite3
 import statistics
 import sys
@@ -81,8 +82,8 @@ async def one_run(url: str, steps: int) -> tuple[float, float, float]:
         spent = time.perf_counter() - begun
     at = marks.at
     edge = min(EDGE, steps // 2)
-    first = statistics.median(b - a for a, b in zip(at[:edge], at[1 : edge + 1], strict=True))
-    last = statistics.median(b - a for a, b in zip(at[-edge - 1 : -1], at[-edge:], strict=True))
+    first = statistics.median(b - a for a, b in itertools.pairwise(at[: edge + 1]))
+    last = statistics.median(b - a for a, b in itertools.pairwise(at[-edge - 1 :]))
     return steps / spent, first * 1e6, last * 1e6
 
 
@@ -178,9 +179,7 @@ def measure_many_runs(report: Report, directory: str | None, rounds: int) -> Non
     report.line(f"  memory: {total / statistics.median(memory):8,.0f} steps/s")
     best = statistics.median(sqlite)
     report.gate("sqlite, steps/s", total / best, 40_000, at_least=True)
-    report.gate(
-        "memory, µs per step", statistics.median(memory) / total * 1e6, 6, at_least=False
-    )
+    report.gate("memory, µs per step", statistics.median(memory) / total * 1e6, 6, at_least=False)
 
 
 def main() -> int:

@@ -57,7 +57,9 @@ class AsyncEngine:
             worker: Drive runs: "auto" if no other process owns the SQLite file, True or fail, False never.
             concurrency: Runs that are active at once, 1 to 100,000; waiting ones do not count.
             store: Instead of `url`: an object of the Store protocol.
-            clock, ids, chance: Instead of the machine's, for tests.
+            clock: Instead of the machine's, for tests; so are the next two.
+            ids: Where new names come from.
+            chance: What jitter is made of.
 
         Raises:
             DefinitionError: A workflow cannot be built; `.problems` lists all of it.
@@ -149,9 +151,7 @@ class AsyncEngine:
             limit: Runs of one page.
             after: Id of the last run of the page before.
         """
-        return await self._node.list_runs(
-            status=status, workflow=workflow, limit=limit, after=after
-        )
+        return await self._node.list_runs(status=status, workflow=workflow, limit=limit, after=after)
 
     async def resume(self, id: str) -> Any:  # noqa: ANN401 - what the workflow returns
         """Drive one run here and now, if nobody does, and return its output; one that is over just returns it.

@@ -88,9 +88,7 @@ class DefinitionError(HoldfastError):
     def __init__(self, *, subject: str, problems: Sequence[Problem]) -> None:
         """Args: what was being built, and everything that is wrong with it."""
         lines = "".join(f"\n  - {problem!r}" for problem in problems)
-        super().__init__(
-            f"{subject} cannot be built:{lines}", subject=subject, problems=tuple(problems)
-        )
+        super().__init__(f"{subject} cannot be built:{lines}", subject=subject, problems=tuple(problems))
 
 
 class UsageError(HoldfastError):
@@ -208,9 +206,7 @@ class TaskError(RunError):
     def __init__(self, *, run_id: str, status: str, failure: Any) -> None:  # noqa: ANN401 - core.entries.Failure, a layer above
         """Args: the id, the final status, and the recorded failure (None when cancelled)."""
         reason = "" if failure is None else f": {failure.summary()}"
-        super().__init__(
-            f"run {run_id!r} {status}{reason}", run_id=run_id, status=status, failure=failure
-        )
+        super().__init__(f"run {run_id!r} {status}{reason}", run_id=run_id, status=status, failure=failure)
 
 
 class StoreError(HoldfastError):

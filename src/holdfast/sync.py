@@ -87,9 +87,9 @@ class Portal:
 class Engine:
     """`AsyncEngine` for blocking programs: the same arguments, names, errors and guarantees.
 
-        with Engine("sqlite:///orders.db", workflows=[flow]) as engine:
-            handle = engine.start(flow, order, id="order-42")
-            receipt = handle.result(timeout=30)
+    with Engine("sqlite:///orders.db", workflows=[flow]) as engine:
+        handle = engine.start(flow, order, id="order-42")
+        receipt = handle.result(timeout=30)
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The `holdfast` command: `run`, `list`, `show` and `worker`, one module each.
 
-What a subcommand was asked for goes to stdout, everything else to stderr. It exits with 0, with 1 for a run that
-ended without an output, with 2 for everything its caller has to mend, and with 128 + n when signal n
-interrupted it. `import holdfast` imports nothing of this.
+What a subcommand was asked for goes to stdout, everything else to stderr. It exits with 0, with 1
+for a run that ended without an output, with 2 for everything its caller has to mend, and with
+128 + n when signal n interrupted it. `import holdfast` imports nothing of this.
 """
 
 import io
@@ -19,9 +19,7 @@ from holdfast.cli.show import show
 from holdfast.cli.worker import worker
 from holdfast.errors import HoldfastError
 
-app = typer.Typer(
-    name="holdfast", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = typer.Typer(name="holdfast", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("run")(run)
 app.command("list")(list_runs)
 app.command("show")(show)
@@ -32,7 +30,7 @@ def main() -> None:
     """Run the command that the arguments of this process name, and exit."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Text of other people may hold what this terminal cannot show; that must not end the command.
+            # Text of other people may hold what this terminal cannot show.
             stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="holdfast")
@@ -50,7 +48,7 @@ def _show_version(*, value: bool) -> None:
 @app.callback()
 def holdfast(
     *,
-    version: Annotated[  # noqa: ARG001 - its callback has shown it
+    version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and exit."),
     ] = False,

@@ -9,7 +9,7 @@ from holdfast.errors import UsageError
 
 
 def read_input(given: str | None) -> object:
-    """The value of `--input`: JSON, or `@file` to read it from (`@-` is stdin); None if it is not given.
+    """The value of `--input`: JSON, or `@file` to read it from (`@-` is stdin); None without it.
 
     Raises:
         UsageError: No such file, or not JSON; it names line and column.

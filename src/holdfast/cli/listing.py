@@ -25,21 +25,15 @@ def list_runs(
     status: Annotated[
         str | None, typer.Option(metavar="S", help=f"Only runs that are {', '.join(STATUSES)}.")
     ] = None,
-    workflow: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only runs of this workflow.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(metavar="N", min=1, max=PAGE_MAX, help="Runs of one page.")
-    ] = PAGE,
-    after: Annotated[
-        str | None, typer.Option(metavar="ID", help="The last run of the page before.")
-    ] = None,
+    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this workflow.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=PAGE_MAX, help="Runs of one page.")] = PAGE,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="The last run of the page before.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List runs, the last started first.
 
-    With --json, an array: [{"id": ..., "workflow": ..., "status": ..., "position": entries in its journal,
-    "created_at": ..., "updated_at": ...}, ...].
+    With --json, an array: [{"id", "workflow", "status", "position",
+    "created_at", "updated_at"}, ...]; the position counts journal entries.
     """
     url = existing_url(db)
     if status is not None and status not in STATUSES:

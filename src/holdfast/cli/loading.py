@@ -23,8 +23,8 @@ def load_workflow(target: str) -> Definable:
     """The flow or workflow that `MODULE:WORKFLOW` names.
 
     Raises:
-        UsageError: No such module or attribute, or one that is no workflow; it names those that are there.
-            Or the module raised while it was imported.
+        UsageError: No such module or attribute, or one that is no workflow; it names those that
+            are there. Or the module raised while it was imported.
     """
     source, colon, name = target.rpartition(":")
     if not colon:
@@ -62,9 +62,7 @@ def load_workflows(sources: Iterable[str]) -> list[Definable]:
 
 
 def _workflows(module: ModuleType) -> dict[str, Definable]:
-    return {
-        name: value for name, value in vars(module).items() if isinstance(value, Flow | Workflow)
-    }
+    return {name: value for name, value in vars(module).items() if isinstance(value, Flow | Workflow)}
 
 
 def _choice(source: str, found: dict[str, Definable]) -> str:
@@ -119,7 +117,10 @@ def _file_of(module: ModuleType) -> Path | None:
 
 
 class _Importing:
-    """Turns whatever a user's module raises at import into one line that says where; only Ctrl-C passes."""
+    """Turns what a user's module raises at import into a line that says where; only Ctrl-C passes.
+
+    Not an `except Exception`: that would also stand around code of ours.
+    """
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -153,7 +154,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Where the user's code stood: the deepest frame that is neither ours nor the import system's."""
+    """Where the user's code stood: the deepest frame that is neither ours nor of importlib."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"see {error.filename}, line {error.lineno}"
     frames = [

@@ -48,6 +48,6 @@ def existing_url(db: str | None) -> str:
     if path not in {url, ""} and not Path(path).is_file():
         raise UsageError(
             what=f"there is no database {path}",
-            fix="check the URL; sqlite:/// is relative to the current directory, sqlite://// is not",
+            fix="check the URL; sqlite:/// is relative to the current directory, sqlite://// absolute",
         )
     return url

@@ -57,7 +57,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def reserve_stdout() -> "Reserved":
     """Keep stdout for what the command was asked for.
 
-    From here on everything that user code prints, its child processes and threads included, goes to stderr.
+    From here on everything that user code prints, its threads and child processes included, goes to
+    stderr.
     """
     sys.stdout.flush()
     kept = os.dup(sys.stdout.fileno())
@@ -74,7 +75,7 @@ class Reserved:
 
     def print_document(self, value: object) -> None:
         """Print one line of JSON."""
-        with open(self._descriptor, "wb", closefd=False) as file:  # noqa: PTH123 - a descriptor is no path
+        with open(self._descriptor, "wb", closefd=False) as file:
             file.write(msgspec.json.encode(value) + b"\n")
 
 

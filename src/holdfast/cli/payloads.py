@@ -1,8 +1,8 @@
-"""Recorded facts as plain JSON: payloads are shown as they were written, without the types of any code."""
+"""Recorded facts as plain JSON: payloads as they were written, without the types of any code."""
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeGuard
 
 import msgspec
 
@@ -18,17 +18,15 @@ def plain(value: object) -> object:
 
     A payload that cannot be read here becomes `{"encoded": "<base64>"}`.
     """
-    match value:
-        case bytes():
-            return _payload(value)
-        case msgspec.Struct():
-            return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
-        case Mapping():
-            return _mapping(value)
-        case list() | tuple():
-            return _items(value)
-        case _:
-            return value
+    if isinstance(value, bytes):
+        return _payload(value)
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if _is_mapping(value):
+        return {str(name): plain(part) for name, part in value.items()}
+    if _is_sequence(value):
+        return [plain(part) for part in value]
+    return value
 
 
 def fold(run_id: str, journal: Iterable[JournalEntry]) -> Run:
@@ -56,9 +54,9 @@ def _payload(payload: bytes) -> object:
     return msgspec.Raw(data)
 
 
-def _mapping(value: Mapping[Any, Any]) -> dict[str, object]:
-    return {str(name): plain(part) for name, part in value.items()}
+def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(value, Mapping)
 
 
-def _items(value: list[Any] | tuple[Any, ...]) -> list[object]:
-    return [plain(part) for part in value]
+def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, list | tuple)

@@ -43,10 +43,11 @@ def show(
 ) -> None:
     """Show a run: its status, what it waits for, its output or failure, and its journal.
 
-    With --json, an object: {"id", "workflow", "fingerprint", "status", "output", "failure", "branches":
-    {name: {...}}, "waiting": [...], "position", "worker", "recoveries", "created_at", "updated_at",
-    "journal": [{"position", "epoch", "at", "kind", "entry": {...}}, ...]}, with all values as they were
-    recorded.
+    With --json, an object: {"id", "workflow", "fingerprint", "status",
+    "output", "failure", "branches": {name: {...}}, "waiting": [...],
+    "position", "worker", "recoveries", "created_at", "updated_at",
+    "journal": [{"position", "epoch", "at", "kind", "entry": {...}}, ...]}.
+    All values are as they were recorded.
     """
     status, journal = asyncio.run(_read(existing_url(db), id))
     output = output_of(fold(id, journal))
@@ -137,19 +138,20 @@ def _what(entry: Entry) -> str:
     """What an entry says beyond its columns: a value, and where the run went from there."""
     match entry:
         case RunStarted():
-            return _value(entry.input) + _onwards("", entry.arrivals)
+            what = _value(entry.input) + _onwards("", entry.arrivals)
         case StepCompleted():
-            return _value(entry.output) + _onwards(entry.branch, entry.arrivals)
+            what = _value(entry.output) + _onwards(entry.branch, entry.arrivals)
         case BranchJoined():
-            return ", ".join(entry.joined) + _onwards(entry.branch, entry.arrivals)
+            what = ", ".join(entry.joined) + _onwards(entry.branch, entry.arrivals)
         case RetryScheduled():
-            return f"in {entry.delay_ms} ms, after {shortened(entry.failure.summary())}"
+            what = f"in {entry.delay_ms} ms, after {shortened(entry.failure.summary())}"
         case RunFailed():
-            return shortened(entry.failure.summary())
+            what = shortened(entry.failure.summary())
         case RunCompleted():
-            return f"the output is that of branch {entry.branch}"
+            what = f"the output is that of branch {entry.branch}"
         case _:
-            return shortened(text_of(plain(entry)))
+            what = shortened(text_of(plain(entry)))
+    return what
 
 
 def _value(payload: bytes) -> str:

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+
+from holdfast.cli.output import note
+from holdfast.runtime.limits import GRACE_MS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,14 +26,15 @@ class Stop:
 
 
 @contextlib.asynccontextmanager
-async def until_stopped() -> AsyncIterator[Stop]:
+async def until_stopped() -> AsyncGenerator[Stop, None]:
     """Run the block to its end or to the first SIGINT or SIGTERM, which cancels what it awaits.
 
-    After the block the signals act as ever again: a second one ends the process at once. It belongs *inside*
-    an engine's block, so that the signal ends the waiting, and leaving the engine drains it.
+    After the block the signals act as ever again: a second one ends the process at once. It belongs
+    *inside* an engine's block, so that the signal ends the waiting, and leaving the engine drains it.
     """
     loop = asyncio.get_running_loop()
-    # A time-out that only a signal lets expire: asyncio has no other way to cancel a block and go on after it.
+    # A time-out that only a signal lets expire: asyncio has no other way to cancel a block and go
+    # on after it.
     scope = asyncio.timeout(None)
     stop = Stop(scope)
     try:
@@ -45,3 +49,7 @@ async def until_stopped() -> AsyncIterator[Stop]:
     except TimeoutError:
         if stop.signal is None:
             raise
+        note(
+            f"{stop.signal.name}: steps that are under way get {GRACE_MS // 1_000} s;"
+            " a second signal ends them at once"
+        )

@@ -34,11 +34,12 @@ def worker(
 ) -> None:
     """Drive all runs of the workflows in MODULE..., until SIGTERM or Ctrl-C.
 
-    Then steps that are under way get 10 seconds, and what is unfinished waits for the next worker. A second
-    signal ends it at once; nothing that was recorded is lost.
+    Then steps that are under way get 10 seconds, and what is unfinished waits
+    for the next worker. A second signal ends it at once; nothing that was
+    recorded is lost.
 
-    With --json, two lines: {"event": "ready", "db": ..., "workflows": [...], "pid": ...} and {"event":
-    "stopped", "signal": "SIGTERM"}. What tasks print goes to stderr then.
+    With --json, two lines: {"event": "ready", "db", "workflows", "pid"} and
+    {"event": "stopped", "signal"}. What tasks print goes to stderr then.
     """
     url = durable_url(db)
     stdout = reserve_stdout() if as_json else None

@@ -17,10 +17,11 @@ def decode_entry(data: bytes, *, run_id: str, position: int) -> Entry:
         FormatError: Damaged, unknown or of a newer format; only this run is affected.
     """
     try:
-        return _decoder.decode(data)
+        entry: Entry = _decoder.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise FormatError(
             subject=f"entry {position} of run {run_id!r}",
             reason=str(error),
             fix="run the version of Holdfast that wrote it, or restore the journal from a backup",
         ) from error
+    return entry

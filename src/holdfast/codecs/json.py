@@ -8,8 +8,8 @@ over 2 MiB are refused with the path of the value. Stored data never causes code
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -105,16 +105,13 @@ def _decode_other(payload: bytes, annotation: object) -> Any:  # noqa: ANN401 - 
     return msgspec.json.decode(data, type=annotation)
 
 
-def _refuse(value: object, path: str, depth: int) -> None:
+def _refuse(value: Any, path: str, depth: int) -> None:  # noqa: ANN401 - any value of a user
     """Walk a value and raise for what msgspec would silently change, or for what it cannot encode."""
     if depth > DEPTH_MAX:
         raise CodecError(path=path, reason=f"nested deeper than {DEPTH_MAX}")
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise CodecError(path=path, reason=f"{value!r} has no JSON form")
-    elif isinstance(value, Mapping):
+    if _is_mapping(value):
         _refuse_mapping(value, path, depth)
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif _is_sequence(value):
         for index, item in enumerate(value):
             if type(item) not in _SCALARS:
                 _refuse(item, f"{path}[{index}]", depth + 1)
@@ -123,6 +120,14 @@ def _refuse(value: object, path: str, depth: int) -> None:
             _refuse(getattr(value, name, None), f"{path}.{name}", depth + 1)
     elif type(value) not in _SCALARS:
         _refuse_leaf(value, path)
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _is_sequence(value: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(value, list | tuple | set | frozenset)
 
 
 def _refuse_mapping(value: Mapping[Any, Any], path: str, depth: int) -> None:
@@ -150,6 +155,8 @@ def _field_names(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - a dataclass i
 
 
 def _refuse_leaf(value: object, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise CodecError(path=path, reason=f"{value!r} has no JSON form")
     try:
         _encode(value)
     except UnicodeEncodeError:

@@ -15,7 +15,6 @@ from holdfast.core.run import Run
 from holdfast.core.turn import Turn
 from holdfast.definition.workflow import Workflow
 
-
 JOURNAL_ENTRIES_MAX = 50_000
 """Entries of one run: a longer journal takes too long to replay; split the work into child runs."""
 JOURNAL_LIMIT = "journal_limit"

@@ -52,9 +52,7 @@ def arrive(turn: Turn, branch: Branch, step: Step) -> tuple[Arrival, ...]:
     return arrivals
 
 
-def _at_step(
-    turn: Turn, branch_id: str, step: Step, visit: int, parent: str | None
-) -> tuple[Arrival, ...]:
+def _at_step(turn: Turn, branch_id: str, step: Step, visit: int, parent: str | None) -> tuple[Arrival, ...]:
     if step.kind == "task":
         return (Arrival(branch_id, step.name, visit, "task", parent),)
     arrival = Arrival(branch_id, step.name, visit, "join", parent)

@@ -61,11 +61,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
         return f"{self.type}{place}: {self.message}"
 
 
-class _Entry(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True):
-    """Common form: an array that begins with the entry's name."""
-
-
-class RunStarted(_Entry):
+class RunStarted(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True):
     """The first entry of every run."""
 
     workflow: str
@@ -74,7 +70,9 @@ class RunStarted(_Entry):
     arrivals: tuple[Arrival, ...]
 
 
-class StepCompleted(_Entry):
+class StepCompleted(
+    msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True
+):
     """A step is done, in one entry: its output, the variables it set, and what comes next.
 
     No arrivals: the branch completed here.
@@ -89,7 +87,9 @@ class StepCompleted(_Entry):
     sets: Mapping[str, bytes] = NOTHING_SET
 
 
-class RetryScheduled(_Entry):
+class RetryScheduled(
+    msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True
+):
     """An attempt failed; attempt number `attempt` may start `delay_ms` after this entry's stamp.
 
     `pattern` names the policy whose budget this retry was counted under.
@@ -104,7 +104,9 @@ class RetryScheduled(_Entry):
     failure: Failure
 
 
-class BranchJoined(_Entry):
+class BranchJoined(
+    msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True
+):
     """A waiting branch took the outputs of `joined`, in that order, and goes on."""
 
     branch: str
@@ -114,13 +116,15 @@ class BranchJoined(_Entry):
     arrivals: tuple[Arrival, ...]
 
 
-class RunCompleted(_Entry):
+class RunCompleted(
+    msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True
+):
     """The run is over; its output is the value of `branch`."""
 
     branch: str
 
 
-class RunFailed(_Entry):
+class RunFailed(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True):
     """The run is over; unfinished branches were cancelled. `branch` is "" where no branch failed."""
 
     branch: str

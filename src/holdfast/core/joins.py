@@ -17,21 +17,21 @@ def settle(turn: Turn) -> None:
     """Fire the joins that are satisfied, until none is; then end the run if nothing of it is open."""
     waiting = _waiting(turn)
     while not turn.over:
-        ready = next((at for at in waiting.values() if _missing(turn, at) == []), None)
+        ready: Arrival | None = next((each for each in waiting.values() if not _missing(turn, each)), None)
         if ready is None:
             break
         del waiting[ready.branch]
         turn.joining = ()
         _join(turn, ready)
-        waiting.update({at.branch: at for at in turn.joining})
+        waiting.update({each.branch: each for each in turn.joining})
     if not turn.over:
         _finish(turn, waiting)
 
 
 def _waiting(turn: Turn) -> dict[str, Arrival]:
     branches = turn.run.branches
-    before = {name: at for name in turn.run.joining if (at := branches[name].at) is not None}
-    return before | {at.branch: at for at in turn.joining}
+    before = [branches[name].at for name in turn.run.joining]
+    return {each.branch: each for each in (*before, *turn.joining) if each is not None}
 
 
 def _missing(turn: Turn, at: Arrival) -> list[str]:

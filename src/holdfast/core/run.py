@@ -21,9 +21,7 @@ from holdfast.core.entries import (
 )
 
 MAIN = "main"
-RunStatus = Literal[
-    "pending", "running", "suspended", "paused", "blocked", "completed", "failed", "cancelled"
-]
+RunStatus = Literal["pending", "running", "suspended", "paused", "blocked", "completed", "failed", "cancelled"]
 BranchStatus = Literal["active", "backoff", "joining", "completed", "failed", "cancelled"]
 OVER: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 

@@ -36,7 +36,5 @@ def attempt_succeeded(turn: Turn, event: AttemptSucceeded) -> None:
         arrivals = ()
         turn.ended += (branch.id,)
     turn.record(
-        StepCompleted(
-            event.branch, event.step, event.visit, event.attempt, event.output, arrivals, event.sets
-        )
+        StepCompleted(event.branch, event.step, event.visit, event.attempt, event.output, arrivals, event.sets)
     )

@@ -86,7 +86,7 @@ def task(
     tags: Sequence[str] = (),
     priority: int = 3,
     description: str | None = None,
-) -> Any:
+) -> Task[..., Any] | Callable[[Callable[..., Any]], Task[..., Any]]:
     """Make a function a task: bare, `@task("name")`, or with options (semantics row 36).
 
     Args:

@@ -79,7 +79,10 @@ def _branch_name(step: str, path: str, branch: str) -> Iterator[Problem]:
     stem, dash, number = branch.rpartition("-")
     if not branch or (stem and dash and number.isdigit()):
         yield _problem(
-            step, path, "branch_name", f"the branch name {branch!r} is empty or looks like a generated one"
+            step,
+            path,
+            "branch_name",
+            f"the branch name {branch!r} is empty or looks like a generated one",
         )
 
 

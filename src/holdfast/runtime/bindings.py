@@ -73,9 +73,7 @@ class BoundWorkflow:
             try:
                 steps[step.name] = BoundStep(step.name, task)
             except (CodecError, TypeError, NameError, ValueError) as error:
-                problems.append(
-                    Problem(step=step.name, path="task", code="signature", message=str(error))
-                )
+                problems.append(Problem(step=step.name, path="task", code="signature", message=str(error)))
         if problems:
             raise DefinitionError(subject=f"workflow {workflow.name!r}", problems=problems)
         self.workflow = workflow
@@ -92,9 +90,7 @@ class BoundWorkflow:
         return decode(codec.flatten(run.output))
 
 
-def _invoker(
-    fn: Callable[..., Any], decode: Callable[[bytes], Any] | None
-) -> Callable[[Value], Any]:
+def _invoker(fn: Callable[..., Any], decode: Callable[[bytes], Any] | None) -> Callable[[Value], Any]:
     if decode is None:
         return lambda _value: fn()
     return lambda value: fn(decode(value if type(value) is bytes else codec.flatten(value)))

@@ -25,7 +25,7 @@ class SystemChance:
 
     def random(self) -> float:
         """See `Chance`."""
-        return random.random()  # noqa: S311, TID251 - no secret; the one place that reads it
+        return random.random()  # noqa: S311 - no secret; the one place that reads it
 
 
 def _base32() -> str:

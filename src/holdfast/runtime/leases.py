@@ -22,9 +22,7 @@ class ThreadHeart:
     def start(self, beat: Callable[[float], float]) -> None:
         """See `Heart`."""
         self._stopped.clear()
-        self._thread = threading.Thread(
-            target=self._run, args=(beat,), name="holdfast-heart", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(beat,), name="holdfast-heart", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -5,7 +5,7 @@ The engines are faces of a node. `running` owns everything that has to end.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, get_args
 
 from holdfast.codecs import json as codec
@@ -31,7 +31,6 @@ from holdfast.runtime.starts import (
 from holdfast.runtime.views import RunStatus, RunSummary, run_status, run_summary
 from holdfast.runtime.worker import Worker
 from holdfast.stores.base import Applied, Definition, Exists, NewRun, Refused, RunRecord, Store
-
 
 Ending = asyncio.Future[Run | None]
 """Done when a run driven here is over (the run), or has left this worker unfinished (None)."""
@@ -79,15 +78,13 @@ class Node:
         self._threads = threads
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None]:
         """Open the store and work until the block ends; then drain and close."""
         await self.store.open()
         try:
             for bound in self._bound.values():
                 workflow = bound.workflow
-                definition = Definition(
-                    workflow.name, workflow.fingerprint, workflow.structure()
-                )
+                definition = Definition(workflow.name, workflow.fingerprint, workflow.structure())
                 await self.store.save_definition(definition)
             async with self._serving():
                 yield
@@ -96,7 +93,7 @@ class Node:
             await self.store.close()
 
     @contextlib.asynccontextmanager
-    async def _serving(self) -> AsyncIterator[None]:
+    async def _serving(self) -> AsyncGenerator[None]:
         stopping = asyncio.Event()
         raised: BaseException | None = None
         try:

@@ -73,9 +73,7 @@ async def ended(store: Store, worker: Worker, run_id: str) -> Run:
         pause_ms = min(pause_ms * 2, RESULT_POLL_MAX_MS)
 
 
-async def ended_in_time(
-    store: Store, worker: Worker, run_id: str, timeout_ms: int | None
-) -> Run:
+async def ended_in_time(store: Store, worker: Worker, run_id: str, timeout_ms: int | None) -> Run:
     """`ended`, bounded.
 
     Raises:
@@ -89,6 +87,4 @@ async def ended_in_time(
             return await ended(store, worker, run_id)
     except TimeoutError:
         record = await find(store, run_id)
-        raise ResultTimeoutError(
-            run_id=run_id, timeout_ms=timeout_ms, status=record.status
-        ) from None
+        raise ResultTimeoutError(run_id=run_id, timeout_ms=timeout_ms, status=record.status) from None

@@ -64,9 +64,7 @@ def bind_all(targets: Iterable[Definable], *, durable: bool) -> Mapping[str, Bou
             raise UsageError(what=f"{target!r} is no Flow or Workflow", fix="pass what you built")
         workflow = target.build(durable=durable) if isinstance(target, Flow) else target
         if workflow.name in bound:
-            raise UsageError(
-                what=f"two workflows are called {workflow.name!r}", fix="give one another name"
-            )
+            raise UsageError(what=f"two workflows are called {workflow.name!r}", fix="give one another name")
         missing = workflow.missing_tasks()
         if missing:
             raise UsageError(
@@ -77,9 +75,7 @@ def bind_all(targets: Iterable[Definable], *, durable: bool) -> Mapping[str, Bou
     return bound
 
 
-async def resolve(
-    store: Store, bound: Mapping[str, BoundWorkflow], target: Definable | str
-) -> Workflow:
+async def resolve(store: Store, bound: Mapping[str, BoundWorkflow], target: Definable | str) -> Workflow:
     """The workflow to start: one that was given, or by name also one that some worker has stored.
 
     Raises:

@@ -200,9 +200,7 @@ class Worker:
                 await self._store.release([(record.key, record.epoch)])
                 return
             rows = await self._store.read_journal(record.key)
-            entries = (
-                (decode_entry(r.entry, run_id=record.id, position=r.position), r.at_ms) for r in rows
-            )
+            entries = ((decode_entry(r.entry, run_id=record.id, position=r.position), r.at_ms) for r in rows)
             run = replay(record.id, entries)
         except (HoldfastError, LookupError, ValueError) as error:
             if isinstance(error, StoreUnavailableError):
@@ -213,9 +211,7 @@ class Worker:
         self.adopt(record, run, bound)
 
     async def _block(self, record: RunRecord) -> None:
-        await self.group.commit(
-            Append(record.key, record.epoch, record.position, (), "blocked", None, None)
-        )
+        await self.group.commit(Append(record.key, record.epoch, record.position, (), "blocked", None, None))
 
     async def _bound_to(self, record: RunRecord) -> BoundWorkflow | None:
         """The structure a run is pinned to, with the deployed code; None where tasks of it are gone."""

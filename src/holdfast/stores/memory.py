@@ -173,7 +173,12 @@ class MemoryStore:
             row.messages_sent += 1
             row.inbox.append(
                 InboxRow(
-                    row.messages_sent, message.kind, message.name, message.id, message.payload, at_ms
+                    row.messages_sent,
+                    message.kind,
+                    message.name,
+                    message.id,
+                    message.payload,
+                    at_ms,
                 )
             )
             if row.worker is None and row.status in message.wakes:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib import resources
 
 from holdfast.errors import FormatError, StoreOpenError, StoreRefusedError, StoreUnavailableError
@@ -61,7 +61,9 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         tables = int(connection.execute("select count(*) from sqlite_schema").fetchone()[0])
         if tables and application_id != APPLICATION_ID:
             raise FormatError(
-                subject=path, reason="the SQLite database of another program", fix="name another file"
+                subject=path,
+                reason="the SQLite database of another program",
+                fix="name another file",
             )
         if version > len(migrations):
             raise FormatError(
@@ -78,7 +80,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
 
 
 @contextlib.contextmanager
-def transaction(connection: sqlite3.Connection, path: str) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection, path: str) -> Generator[None]:
     """One immediate transaction; any exception rolls it back.
 
     Raises:
@@ -102,7 +104,7 @@ def transaction(connection: sqlite3.Connection, path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def translated(path: str) -> Iterator[None]:
+def translated(path: str) -> Generator[None]:
     """Turn the driver's errors into ours; the one place where that happens."""
     try:
         yield

@@ -42,9 +42,7 @@ def send(connection: sqlite3.Connection, message: Message, at_ms: int) -> int | 
 
 def consume(connection: sqlite3.Connection, key: int, seqs: Sequence[int]) -> None:
     """Remove messages that entries of the same transaction have used up."""
-    connection.executemany(
-        "delete from inbox where run = ? and seq = ?", [(key, seq) for seq in seqs]
-    )
+    connection.executemany("delete from inbox where run = ? and seq = ?", [(key, seq) for seq in seqs])
 
 
 def read_inbox(connection: sqlite3.Connection, key: int, after: int) -> list[InboxRow]:

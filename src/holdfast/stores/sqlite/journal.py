@@ -1,13 +1,14 @@
 """The transaction: appends, new runs and messages of a group. Called on whichever thread commits.
 
-Each kind of member is written by statements over many rows. One call into SQLite then does the work of hundreds,
-with the interpreter lock released all the while: the event loop runs beside it instead of in turns with it.
+Each kind of member is written by statements over many rows. One call into SQLite then does the work of
+dozens with the interpreter lock released: the event loop runs beside it instead of in turns with it.
 """
 
 import functools
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from holdfast.errors import StoreRefusedError
 from holdfast.stores.base import (
@@ -60,12 +61,10 @@ on conflict (id) do nothing returning id, key
 _NEVER = 2**62
 """More messages than any run gets: switches the parking test off."""
 
-Row = tuple[object, ...]
+Row = tuple[Any, ...]
 
 
-def write_group(
-    connection: sqlite3.Connection, group: Sequence[Member], at_ms: int
-) -> list[Outcome]:
+def write_group(connection: sqlite3.Connection, group: Sequence[Member], at_ms: int) -> list[Outcome]:
     """Write the members inside the open transaction; raises one of `REFUSALS` if one can never be held."""
     entries: list[Row] = []
     appends = [member for member in group if isinstance(member, Append)]
@@ -79,9 +78,7 @@ def write_group(
     return [_outcome(connection, member, at_ms, sent, keys) for member in group]
 
 
-def write_one_by_one(
-    connection: sqlite3.Connection, group: Sequence[Member], at_ms: int
-) -> list[Outcome]:
+def write_one_by_one(connection: sqlite3.Connection, group: Sequence[Member], at_ms: int) -> list[Outcome]:
     """The same with each member on its own, so that one that can never be held fails alone."""
     outcomes: list[Outcome] = []
     for member in group:
@@ -98,8 +95,7 @@ def write_one_by_one(
 def read_journal(connection: sqlite3.Connection, key: int, after: int) -> list[JournalRow]:
     """Entries after a position. Served by the journal's own order."""
     rows = connection.execute(
-        "select position, epoch, at_ms, entry from journal where run = ? and position > ?"
-        " order by position",
+        "select position, epoch, at_ms, entry from journal where run = ? and position > ? order by position",
         (key, after),
     )
     return [JournalRow(*row) for row in rows]
@@ -165,9 +161,7 @@ def _insert(
     return keys
 
 
-def _spawn(
-    connection: sqlite3.Connection, append: Append, at_ms: int, entries: list[Row]
-) -> None:
+def _spawn(connection: sqlite3.Connection, append: Append, at_ms: int, entries: list[Row]) -> None:
     if append.consumed:
         consume(connection, append.key, append.consumed)
     if append.children:
@@ -223,5 +217,5 @@ def _for_rows(statement: str, rows: int, columns: int) -> str:
     return statement.format(rows=", ".join([row] * rows))
 
 
-def _flat(rows: Iterable[Row]) -> list[object]:
+def _flat(rows: Iterable[Row]) -> list[Any]:
     return [value for row in rows for value in row]

@@ -27,7 +27,7 @@ update runs set worker = ?, epoch = epoch + 1,
     status = case when status = 'pending' then 'running' else status end
 where key = ? and worker is null and status not in ('completed', 'failed', 'cancelled')
 returning {RUN_COLUMNS}
-"""
+"""  # noqa: S608 - a constant of ours
 # Due now, for nobody knows how far their bodies came. Served by `runs_held`.
 _FREE = """
 update runs set worker = null, due_at_ms = ?, recoveries = recoveries + 1 where worker is not null
@@ -39,16 +39,19 @@ where queue = ? and workflow = ? and priority = ? and worker is null and due_at_
 
 
 def find_due(
-    connection: sqlite3.Connection, *, workflows: Sequence[str], now_ms: int, limit: int, excluded: str
+    connection: sqlite3.Connection,
+    *,
+    workflows: Sequence[str],
+    now_ms: int,
+    limit: int,
+    excluded: str,
 ) -> list[int]:
     """Keys of due runs, the longest due first; a read, so that an idle worker never takes the write lock."""
     probes = [(name, priority) for name in workflows for priority in PRIORITIES]
     found: list[tuple[int, int]] = []
     for name, priority in probes:
         rank = PRIORITY_STEP_MS * (priority - 1)
-        found += connection.execute(
-            _PROBE, (rank, QUEUE, name, priority, now_ms, excluded, limit)
-        ).fetchall()
+        found += connection.execute(_PROBE, (rank, QUEUE, name, priority, now_ms, excluded, limit)).fetchall()
     found.sort(key=lambda row: row[1])
     return [key for key, _ in found[:limit]]
 
@@ -59,9 +62,7 @@ def hold(connection: sqlite3.Connection, key: int, worker: str) -> RunRecord | N
     return None if row is None else run_record(row)
 
 
-def release(
-    connection: sqlite3.Connection, held: Sequence[tuple[int, int]], now_ms: int
-) -> None:
+def release(connection: sqlite3.Connection, held: Sequence[tuple[int, int]], now_ms: int) -> None:
     """Give runs back, due now, where they are still held under that epoch."""
     connection.executemany(
         "update runs set worker = null, due_at_ms = ? where key = ? and epoch = ? and worker is not null",

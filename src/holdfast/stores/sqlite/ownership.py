@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import msgspec
 
@@ -88,7 +88,7 @@ class Gate:
         self._fd: int | None = None
 
     @contextlib.contextmanager
-    def passing(self) -> Iterator[None]:
+    def passing(self) -> Generator[None]:
         """Hold the gate as one outside writer of several; waits while the owner has closed it."""
         fd = self._descriptor()
         fcntl.flock(fd, fcntl.LOCK_SH)
@@ -98,7 +98,7 @@ class Gate:
             fcntl.flock(fd, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
-    def closed(self) -> Iterator[bool]:
+    def closed(self) -> Generator[bool]:
         """Keep outside writers out if none is inside; yields whether that worked."""
         fd = self._descriptor()
         try:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from typing import Any
 
 from holdfast.stores.base import Definition, RunRecord, Snapshot
 
@@ -10,19 +11,25 @@ RUN_COLUMNS = (
     " due_at_ms, messages_sent, recoveries, input_digest, parent_key, parent_incarnation, parent_step,"
     " created_at_ms, updated_at_ms"
 )
+_FIND_RUN = f"select {RUN_COLUMNS} from runs where id = ?"  # noqa: S608 - a constant of ours
+_LIST_RUNS = f"""
+select {RUN_COLUMNS} from runs
+where (?1 is null or status = ?1) and (?2 is null or workflow = ?2) and (?3 is null or key < ?3)
+order by key desc limit ?4
+"""  # noqa: S608 - a constant of ours
 _NAMES = RUN_COLUMNS.replace(" ", "").split(",")
 
 
-def run_record(row: tuple[object, ...]) -> RunRecord:
+def run_record(row: tuple[Any, ...]) -> RunRecord:
     """A row of `RUN_COLUMNS` as a record."""
     facts = dict(zip(_NAMES, row, strict=True))
-    facts["tags"] = tuple(json.loads(str(facts["tags"])))
-    return RunRecord(**facts)  # type: ignore[arg-type] - typed by the table, which is strict
+    facts["tags"] = tuple(json.loads(facts["tags"]))
+    return RunRecord(**facts)
 
 
 def find_run(connection: sqlite3.Connection, run_id: str) -> RunRecord | None:
     """One run by id."""
-    row = connection.execute(f"select {RUN_COLUMNS} from runs where id = ?", (run_id,)).fetchone()
+    row = connection.execute(_FIND_RUN, (run_id,)).fetchone()
     return None if row is None else run_record(row)
 
 
@@ -35,11 +42,7 @@ def list_runs(
     after: int | None,
 ) -> list[RunRecord]:
     """A page by descending key."""
-    rows = connection.execute(
-        f"select {RUN_COLUMNS} from runs where (?1 is null or status = ?1)"
-        " and (?2 is null or workflow = ?2) and (?3 is null or key < ?3) order by key desc limit ?4",
-        (status, workflow, after, limit),
-    )
+    rows = connection.execute(_LIST_RUNS, (status, workflow, after, limit))
     return [run_record(row) for row in rows]
 
 
@@ -57,9 +60,7 @@ def save_definition(connection: sqlite3.Connection, definition: Definition) -> N
     )
 
 
-def find_definition(
-    connection: sqlite3.Connection, name: str, fingerprint: str | None
-) -> Definition | None:
+def find_definition(connection: sqlite3.Connection, name: str, fingerprint: str | None) -> Definition | None:
     """By fingerprint, or the current one."""
     row = connection.execute(
         "select name, fingerprint, structure, input_schema from definitions"
@@ -75,9 +76,7 @@ def definition_names(connection: sqlite3.Connection) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
-def save_snapshot(
-    connection: sqlite3.Connection, key: int, epoch: int, snapshot: Snapshot
-) -> None:
+def save_snapshot(connection: sqlite3.Connection, key: int, epoch: int, snapshot: Snapshot) -> None:
     """Replace it, if the run still has that epoch: the fence is the select that feeds the insert."""
     connection.execute(
         "insert or replace into snapshots (run, position, state)"

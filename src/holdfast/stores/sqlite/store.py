@@ -39,7 +39,7 @@ QUICK_COMMIT_MS = 0.5
 """While a commit takes less on average, handing it to another thread would cost more than it saves."""
 MEAN_WEIGHT = 0.1
 LOG_PAGES_MAX = 4_000
-"""Written pages (16 MB) after which the write-ahead log is copied back: bounds its size and a reader's search."""
+"""Pages (16 MB) after which the write-ahead log is copied back: bounds its size and a reader's search."""
 POLL_MS = 100
 ENTRIES_PER_PAGE = 40
 
@@ -166,9 +166,7 @@ class SqliteStore:
         """See `Store`."""
         return await self._on_writer(self._commit_and_tidy, group)
 
-    def _commit_and_tidy(
-        self, connection: sqlite3.Connection, group: Sequence[Member]
-    ) -> list[Outcome]:
+    def _commit_and_tidy(self, connection: sqlite3.Connection, group: Sequence[Member]) -> list[Outcome]:
         outcomes = self._commit(group)
         if self._owns and self._log_pages > LOG_PAGES_MAX:
             self._copy_log_back(connection)
@@ -182,9 +180,7 @@ class SqliteStore:
                 outcomes = journal.write_group(connection, group, self._clock.stamp(connection))
         except StoreRefusedError:
             with transaction(connection, self._path):
-                outcomes = journal.write_one_by_one(
-                    connection, group, self._clock.stamp(connection)
-                )
+                outcomes = journal.write_one_by_one(connection, group, self._clock.stamp(connection))
         spent_ms = self._machine_clock.monotonic_ms() - begun_ms
         if len(group) == 1:
             self._commit_mean_ms += (spent_ms - self._commit_mean_ms) * MEAN_WEIGHT
@@ -216,13 +212,9 @@ class SqliteStore:
             return []
         self._seen_version = version
         self._next_due_at_ms = leases.next_due_at_ms(connection, workflows)
-        return leases.find_due(
-            connection, workflows=workflows, now_ms=now_ms, limit=limit, excluded=excluded
-        )
+        return leases.find_due(connection, workflows=workflows, now_ms=now_ms, limit=limit, excluded=excluded)
 
-    def _hold(
-        self, connection: sqlite3.Connection, keys: Sequence[int], worker: str
-    ) -> list[RunRecord]:
+    def _hold(self, connection: sqlite3.Connection, keys: Sequence[int], worker: str) -> list[RunRecord]:
         with transaction(connection, self._path):
             held = [leases.hold(connection, key, worker) for key in keys]
         return [record for record in held if record is not None]

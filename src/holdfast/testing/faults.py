@@ -1,0 +1,198 @@
+"""`FaultyStore`: any store, with faults at its commits. The one place where tests make a store fail.
+
+A fault is chosen by a function that sees each commit's number (from 1) and group. Crashing means that the
+process ends there: this store answers nothing more, and whoever opens the inner store next goes on.
+"""
+
+import asyncio
+import enum
+from collections.abc import Callable, Sequence
+
+from holdfast.errors import StoreUnavailableError
+from holdfast.stores.base import (
+    Definition,
+    InboxRow,
+    JournalRow,
+    Member,
+    Outcome,
+    RunRecord,
+    Snapshot,
+    Store,
+)
+
+
+class Fault(enum.Enum):
+    """What happens at a commit."""
+
+    NONE = "none"
+    REFUSE = "refuse"
+    """It fails, and nothing was written."""
+    APPLY_AND_FAIL = "apply and fail"
+    """It is written, and reported as failed: the outcome is unknown to the caller."""
+    DELAY = "delay"
+    """It waits until `end_delays` is called, then works."""
+    CRASH_BEFORE = "crash before"
+    """The process ends before anything is written."""
+    CRASH_AFTER = "crash after"
+    """The process ends after all is written and before anyone hears of it."""
+
+
+Choose = Callable[[int, Sequence[Member]], Fault]
+
+
+class FaultyStore:
+    """Wraps a store; see the module.
+
+    Attributes:
+        commits: How many commits have begun.
+        hits: How often each fault has struck.
+        crashed: Set when a crash has struck; from then on every call waits for ever.
+    """
+
+    def __init__(self, inner: Store, choose: Choose) -> None:
+        """Args: the real store, and the fault of each commit."""
+        self._inner = inner
+        self._choose = choose
+        self.commits = 0
+        self.hits: dict[Fault, int] = dict.fromkeys(Fault, 0)
+        self.crashed = asyncio.Event()
+        self._no_delays = asyncio.Event()
+
+    def end_delays(self) -> None:
+        """Let delayed commits go on, and delay none that comes later."""
+        self._no_delays.set()
+
+    @property
+    def url(self) -> str:
+        """See `Store`."""
+        return self._inner.url
+
+    @property
+    def is_durable(self) -> bool:
+        """See `Store`."""
+        return self._inner.is_durable
+
+    @property
+    def may_drive(self) -> bool:
+        """See `Store`."""
+        return self._inner.may_drive
+
+    @property
+    def poll_ms(self) -> int | None:
+        """See `Store`."""
+        return self._inner.poll_ms
+
+    def now_ms(self) -> int:
+        """See `Store`."""
+        return self._inner.now_ms()
+
+    def next_due_at_ms(self) -> int | None:
+        """See `Store`."""
+        return self._inner.next_due_at_ms()
+
+    async def open(self) -> None:
+        """See `Store`."""
+        await self._inner.open()
+
+    async def close(self) -> None:
+        """See `Store`. Works after a crash too: the operating system closes files of the dead."""
+        await self._inner.close()
+
+    def commit_now(self, group: Sequence[Member]) -> list[Outcome] | None:
+        """See `Store`. Never: every commit goes where faults can strike."""
+        del group
+        return None
+
+    async def commit(self, group: Sequence[Member]) -> list[Outcome]:
+        """See `Store`, and `Fault` for what else can happen."""
+        await self._alive()
+        self.commits += 1
+        fault = self._choose(self.commits, group)
+        self.hits[fault] += 1
+        match fault:
+            case Fault.REFUSE:
+                raise StoreUnavailableError(store=self.url, reason="a fault refused the commit")
+            case Fault.CRASH_BEFORE:
+                await self._crash()
+            case Fault.DELAY:
+                await self._no_delays.wait()
+            case _:
+                pass
+        outcomes = await self._inner.commit(group)
+        if fault is Fault.CRASH_AFTER:
+            await self._crash()
+        if fault is Fault.APPLY_AND_FAIL:
+            raise StoreUnavailableError(store=self.url, reason="a fault hid that it was applied")
+        return outcomes
+
+    async def _crash(self) -> None:
+        self.crashed.set()
+        await self._alive()
+
+    async def _alive(self) -> None:
+        if self.crashed.is_set():
+            await asyncio.get_running_loop().create_future()
+
+    async def claim(
+        self, worker: str, *, workflows: Sequence[str], limit: int, excluded: Sequence[str] = ()
+    ) -> list[RunRecord]:
+        """See `Store`."""
+        await self._alive()
+        return await self._inner.claim(worker, workflows=workflows, limit=limit, excluded=excluded)
+
+    async def claim_one(self, worker: str, run_id: str) -> RunRecord | None:
+        """See `Store`."""
+        await self._alive()
+        return await self._inner.claim_one(worker, run_id)
+
+    async def release(self, held: Sequence[tuple[int, int]]) -> None:
+        """See `Store`. Nothing after a crash: the dead give nothing back."""
+        if not self.crashed.is_set():
+            await self._inner.release(held)
+
+    async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
+        """See `Store`."""
+        await self._alive()
+        return await self._inner.read_journal(key, after=after)
+
+    async def read_inbox(self, key: int, *, after: int = 0) -> list[InboxRow]:
+        """See `Store`."""
+        await self._alive()
+        return await self._inner.read_inbox(key, after=after)
+
+    async def find_run(self, run_id: str) -> RunRecord | None:
+        """See `Store`."""
+        await self._alive()
+        return await self._inner.find_run(run_id)
+
+    async def list_runs(
+        self, *, status: str | None, workflow: str | None, limit: int, after: int | None
+    ) -> list[RunRecord]:
+        """See `Store`."""
+        await self._alive()
+        return await self._inner.list_runs(status=status, workflow=workflow, limit=limit, after=after)
+
+    async def save_definition(self, definition: Definition) -> None:
+        """See `Store`."""
+        await self._alive()
+        await self._inner.save_definition(definition)
+
+    async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:
+        """See `Store`."""
+        await self._alive()
+        return await self._inner.find_definition(name, fingerprint)
+
+    async def definition_names(self) -> list[str]:
+        """See `Store`."""
+        await self._alive()
+        return await self._inner.definition_names()
+
+    async def save_snapshot(self, key: int, epoch: int, snapshot: Snapshot) -> None:
+        """See `Store`."""
+        await self._alive()
+        await self._inner.save_snapshot(key, epoch, snapshot)
+
+    async def find_snapshot(self, key: int) -> Snapshot | None:
+        """See `Store`."""
+        await self._alive()
+        return await self._inner.find_snapshot(key)
