@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from holdfast import AsyncEngine, AsyncHandle, Flow
+from holdfast import AsyncEngine, Flow
 
 LENGTHS = (10, 100, 1_000, 10_000)
 RUNS = 1_000
@@ -93,10 +93,8 @@ async def many_runs(url: str) -> float:
     async with AsyncEngine(url, workflows=[flow], concurrency=RUNS) as engine:
         gc.collect()
         begun = time.perf_counter()
-        handles: list[asyncio.Task[AsyncHandle]] = []
         async with asyncio.TaskGroup() as starting:
-            for n in range(RUNS):
-                handles.append(starting.create_task(engine.start(flow, n)))
+            handles = [starting.create_task(engine.start(flow, n)) for n in range(RUNS)]
         for n, handle in enumerate(handles):
             if await handle.result().result() != n + STEPS:
                 raise SystemExit("a run gave a wrong result")

@@ -21,7 +21,7 @@ def worker(
     modules: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODULE...",
+            metavar="MODULE",
             help="Modules or .py files; every Flow and Workflow in them is driven.",
         ),
     ],

@@ -63,8 +63,9 @@ def _at_step(turn: Turn, branch_id: str, step: Step, visit: int, parent: str | N
 
 
 def _someone_waits(turn: Turn, step: str) -> bool:
-    before = (turn.run.branches[branch_id].at for branch_id in turn.run.joining)
-    return any(at is not None and at.step == step for at in (*before, *turn.joining))
+    before = [turn.run.branches[branch_id].at for branch_id in turn.run.joining]
+    waiting = [at for at in (*before, *turn.joining) if at not in turn.joined]
+    return any(at is not None and at.step == step for at in waiting)
 
 
 def _generated(turn: Turn, branch: Branch) -> str:

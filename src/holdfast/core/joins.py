@@ -17,13 +17,14 @@ def settle(turn: Turn) -> None:
     """Fire the joins that are satisfied, until none is; then end the run if nothing of it is open."""
     waiting = _waiting(turn)
     while not turn.over:
-        ready: Arrival | None = next((each for each in waiting.values() if not _missing(turn, each)), None)
+        ready = next((at for at in waiting.values() if not _missing(turn, at)), None)
         if ready is None:
             break
         del waiting[ready.branch]
-        turn.joining = ()
+        known = len(turn.joining)
+        turn.joined += (ready,)
         _join(turn, ready)
-        waiting.update({each.branch: each for each in turn.joining})
+        waiting.update({at.branch: at for at in turn.joining[known:]})
     if not turn.over:
         _finish(turn, waiting)
 
@@ -31,7 +32,7 @@ def settle(turn: Turn) -> None:
 def _waiting(turn: Turn) -> dict[str, Arrival]:
     branches = turn.run.branches
     before = [branches[name].at for name in turn.run.joining]
-    return {each.branch: each for each in (*before, *turn.joining) if each is not None}
+    return {at.branch: at for at in (*before, *turn.joining) if at is not None}
 
 
 def _missing(turn: Turn, at: Arrival) -> list[str]:

@@ -13,11 +13,12 @@ class Turn:
         entries: In order.
         ended: Branches that complete in this turn, the last one last.
         joining: Arrivals of branches at joins in this turn.
+        joined: Arrivals at joins that were satisfied in this turn: nobody waits there any more.
         started: Ids of branches that start in this turn.
         over: Whether the run ends in this turn; then nothing more is decided.
     """
 
-    __slots__ = ("ended", "entries", "joining", "over", "run", "started", "workflow")
+    __slots__ = ("ended", "entries", "joined", "joining", "over", "run", "started", "workflow")
 
     def __init__(self, workflow: Workflow, run: Run) -> None:
         """Nothing is decided yet."""
@@ -28,6 +29,7 @@ class Turn:
         # Most turns continue one branch and need none of these: empty tuples cost nothing.
         self.ended: tuple[str, ...] = ()
         self.joining: tuple[Arrival, ...] = ()
+        self.joined: tuple[Arrival, ...] = ()
         self.started: tuple[str, ...] = ()
 
     def current(self, event: AttemptSucceeded | AttemptFailed) -> Branch | None:

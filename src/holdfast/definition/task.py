@@ -132,7 +132,7 @@ def as_task(target: Callable[..., Any]) -> Task[..., Any]:
     """The task itself, or any callable as a task without policies."""
     if isinstance(target, Task):
         return target
-    return Task(target, name=default_name(target), description=first_line(target))
+    return Task[..., Any](target, name=default_name(target), description=first_line(target))
 
 
 def default_name(fn: Callable[..., Any]) -> str:

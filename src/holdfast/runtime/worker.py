@@ -140,7 +140,13 @@ class Worker:
             self._tasks = tasks
             committing = tasks.create_task(self.group.run())
             claiming = tasks.create_task(self._claim_for_ever())
-            await stopping.wait()
+            try:
+                await stopping.wait()
+            except asyncio.CancelledError:
+                # No time to drain: nothing may start any more while the tasks are cancelled.
+                self.is_draining = True
+                self._cancel_bodies()
+                raise
             claiming.cancel()
             await self._drain()
             committing.cancel()
@@ -249,7 +255,7 @@ class Worker:
     async def _drain(self) -> None:
         """Wait for bodies and commits under way up to the grace time, then give every run back."""
         self.is_draining = True
-        grace = asyncio.get_running_loop().call_later(GRACE_MS / 1_000, self._cancel_bodies)
+        grace = asyncio.get_running_loop().call_later(GRACE_MS / 1_000, self._end_grace)
         while any(driver.is_busy for driver in self._drivers.values()):
             self._wake.clear()
             await self._wake.wait()
@@ -264,8 +270,11 @@ class Worker:
             except StoreUnavailableError as error:
                 LOGGER.warning("%d runs could not be given back: %s", len(held), error)
 
-    def _cancel_bodies(self) -> None:
+    def _end_grace(self) -> None:
         LOGGER.warning("bodies still running after %d ms are cancelled", GRACE_MS)
+        self._cancel_bodies()
+
+    def _cancel_bodies(self) -> None:
         for driver in self._drivers.values():
             driver.drop()
         self._wake.set()
