@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 from holdfast.definition.duration import Duration
 from holdfast.errors import UsageError
 from holdfast.ports import Chance, Clock, Ids
-from holdfast.runtime import reads
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.clock import SystemClock
 from holdfast.runtime.executors import DaemonThreads
@@ -132,7 +131,7 @@ class AsyncEngine:
         Raises:
             RunNotFoundError: No run has that id.
         """
-        await reads.find(self._node.store, id)
+        await self._node.find(id)
         return AsyncHandle(self._node, id)
 
     async def list(
@@ -195,7 +194,7 @@ class AsyncHandle:
 
     async def journal(self) -> list[JournalEntry]:
         """Everything recorded about the run, in order."""
-        return await reads.journal(self._node.store, self.id)
+        return await self._node.journal(self.id)
 
 
 async def arun(flow: Definable, input: object = None) -> Any:  # noqa: ANN401 - what the workflow returns

@@ -74,13 +74,16 @@ def decoder(annotation: object) -> Callable[[bytes], Any]:
     return decode
 
 
-def convert(value: object, annotation: object) -> Any:  # noqa: ANN401 - the codec's edge: typed by `annotation`
-    """Turn decoded plain JSON types into `annotation`, as `decoder` would.
-
-    Raises:
-        CodecError: It does not fit, with the path.
-    """
-    return decoder(annotation)(encode(value))
+def schema(annotations: list[object]) -> bytes:
+    """JSON Schema that a value fits if it fits each annotation; `{}` where a type has none."""
+    try:
+        schemas, components = msgspec.json.schema_components(annotations, ref_template="#/$defs/{name}")
+    except (TypeError, RuntimeError):
+        return b"{}"
+    whole: dict[str, Any] = dict(schemas[0]) if len(schemas) == 1 else {"allOf": list(schemas)}
+    if components:
+        whole["$defs"] = components
+    return _encode(whole)
 
 
 def flatten(value: Value) -> bytes:

@@ -210,9 +210,9 @@ def owed_by(branch: Branch) -> Effect | None:
 
 def owed_after(run: Run, entries: list[Entry]) -> list[Effect]:
     """What the branches owe that `entries`, applied just now, have moved; nothing once the run is over."""
-    if len(entries) == 1 and type(entries[0]) is StepCompleted:
-        effects = [owed_by(run.branches[arrival.branch]) for arrival in entries[0].arrivals]
-        return [effect for effect in effects if effect is not None]
+    if len(entries) == 1 and type(entries[0]) is StepCompleted and len(entries[0].arrivals) == 1:
+        effect = owed_by(run.branches[entries[0].arrivals[0].branch])
+        return [] if effect is None else [effect]
     moved: list[str] = []
     for entry in entries:
         match entry:
@@ -243,8 +243,14 @@ def _step_completed(run: Run, entry: StepCompleted) -> None:
     branch.value = entry.output
     if entry.sets:
         branch.variables.update(entry.sets)
+    arrivals = entry.arrivals
+    if len(arrivals) == 1 and branch.status == "active":
+        arrival = arrivals[0]
+        if arrival.kind == "task" and arrival.branch == branch.id:
+            _move(branch, arrival)  # it stays open and active: nothing to count
+            return
     _leave(run, branch)
-    _arrive(run, branch, entry.arrivals)
+    _arrive(run, branch, arrivals)
 
 
 def _branch_joined(run: Run, entry: BranchJoined) -> None:
@@ -295,8 +301,7 @@ def _arrive(run: Run, source: Branch, arrivals: tuple[Arrival, ...]) -> None:
         if branch is None:
             branch = run.branches[arrival.branch] = Branch(arrival.branch, source, source.value)
             run.branches_started += 1
-        branch.at = arrival
-        branch.visits[arrival.step] = arrival.visit
+        _move(branch, arrival)
         run.open += 1
         if arrival.kind == "task":
             branch.status = "active"
@@ -304,5 +309,10 @@ def _arrive(run: Run, source: Branch, arrivals: tuple[Arrival, ...]) -> None:
         else:
             branch.status = "joining"
             run.joining[branch.id] = None
-        if branch.attempt != 1 or branch.budgets:
-            branch.attempt, branch.due_at_ms, branch.budgets, branch.failure = 1, 0, {}, None
+
+
+def _move(branch: Branch, arrival: Arrival) -> None:
+    branch.at = arrival
+    branch.visits[arrival.step] = arrival.visit
+    if branch.attempt != 1 or branch.budgets:
+        branch.attempt, branch.due_at_ms, branch.budgets, branch.failure = 1, 0, {}, None

@@ -6,10 +6,11 @@ any other   --(AttemptSucceeded)-->  unchanged, the event is stale
 """
 
 from holdfast.core.edges import arrive, follow
-from holdfast.core.entries import RunStarted, StepCompleted
+from holdfast.core.entries import Arrival, RunStarted, StepCompleted
 from holdfast.core.events import AttemptSucceeded, StartRequested
-from holdfast.core.run import MAIN, Branch
-from holdfast.core.turn import Turn
+from holdfast.core.run import MAIN, Branch, Run
+from holdfast.core.turn import JOURNAL_ENTRIES_MAX, Turn
+from holdfast.definition.workflow import Workflow
 
 
 def start_requested(turn: Turn, event: StartRequested) -> None:
@@ -22,6 +23,25 @@ def start_requested(turn: Turn, event: StartRequested) -> None:
     # A main that forks at once ends inside RunStarted: it was never open, so it is not counted as ended.
     turn.ended = ()
     turn.entries.append(RunStarted(workflow.name, workflow.fingerprint, event.input, arrivals))
+
+
+def straight_on(workflow: Workflow, run: Run, event: AttemptSucceeded) -> StepCompleted | None:
+    """The entry of a step whose only edge leads the same branch to another task step.
+
+    Returns:
+        None where more than that is to be decided, or the event may be stale: then `attempt_succeeded` does it.
+    """
+    sequel = workflow.sequels.get(event.step)
+    branch = run.branches.get(event.branch)
+    if sequel is None or branch is None or run.position >= JOURNAL_ENTRIES_MAX:
+        return None
+    at, attempt = branch.at, event.attempt
+    if at is None or branch.status != "active" or branch.attempt != attempt or at.visit != event.visit:
+        return None
+    if at.step != event.step:
+        return None
+    arrival = Arrival(at.branch, sequel, branch.visits.get(sequel, 0) + 1)
+    return StepCompleted(at.branch, at.step, at.visit, attempt, event.output, (arrival,), event.sets)
 
 
 def attempt_succeeded(turn: Turn, event: AttemptSucceeded) -> None:

@@ -5,6 +5,9 @@ from holdfast.core.events import AttemptFailed, AttemptSucceeded
 from holdfast.core.run import OWING, Branch, Run
 from holdfast.definition.workflow import Workflow
 
+JOURNAL_ENTRIES_MAX = 50_000
+"""Entries of one run: a longer journal takes too long to replay; split the work into child runs."""
+
 
 class Turn:
     """Entries decided in this turn, and what they change across branches.

@@ -131,7 +131,8 @@ def task(
 def as_task(target: Callable[..., Any]) -> Task[..., Any]:
     """The task itself, or any callable as a task without policies."""
     if isinstance(target, Task):
-        return target
+        known: Task[..., Any] = target
+        return known
     return Task[..., Any](target, name=default_name(target), description=first_line(target))
 
 

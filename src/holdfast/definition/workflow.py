@@ -35,6 +35,7 @@ class Workflow:
         start_at: The first step.
         tasks: By name; what the task steps call. Empty for a structure that was read without its code.
         metadata: JSON-like facts for people and `get_task_context()`; not part of the fingerprint.
+        sequels: Where a task step leads straight on to another one: its name to the next one's.
         fingerprint: 16 hexadecimal characters; equal structures have equal ones, in any process.
     """
 
@@ -42,6 +43,7 @@ class Workflow:
         "fingerprint",
         "metadata",
         "name",
+        "sequels",
         "start_at",
         "steps",
         "tasks",
@@ -70,6 +72,7 @@ class Workflow:
         self.start_at = start_at or listed[0].name
         self.tasks: Mapping[str, Task[..., Any]] = MappingProxyType({t.name: t for t in tasks})
         self.metadata: Mapping[str, Any] = MappingProxyType(dict(metadata or {}))
+        self.sequels = _sequels(self.steps)
         self.fingerprint = workflow_fingerprint(name, self.start_at, listed)
 
     @property
@@ -138,3 +141,13 @@ class Workflow:
     def __repr__(self) -> str:
         """Show name and fingerprint."""
         return f"<workflow {self.name} {self.fingerprint}>"
+
+
+def _sequels(steps: Mapping[str, Step]) -> dict[str, str]:
+    sequels: dict[str, str] = {}
+    for step in steps.values():
+        if len(step.edges) == 1 and step.edges[0].branch is None:
+            following = steps[step.edges[0].step]
+            if step.kind == following.kind == "task":
+                sequels[step.name] = following.name
+    return sequels

@@ -17,6 +17,7 @@ class BoundStep:
     """A task step as it is called.
 
     Attributes:
+        annotation: Of the argument, Any where there is none.
         invoke: Decodes the argument and calls the function; for a coroutine function gives its coroutine.
         decode: Payload to argument; None for a function without parameters.
         decode_output: Payload to what the function is annotated to return.
@@ -24,7 +25,7 @@ class BoundStep:
         timeout_s: Bound of an attempt, or None.
     """
 
-    __slots__ = ("decode", "decode_output", "invoke", "is_async", "name", "timeout_s")
+    __slots__ = ("annotation", "decode", "decode_output", "invoke", "is_async", "name", "timeout_s")
 
     def __init__(self, name: str, task: Task[..., Any]) -> None:
         """Read the annotations.
@@ -42,7 +43,8 @@ class BoundStep:
         self.timeout_s = None if task.timeout_ms is None else task.timeout_ms / 1_000
         hints = _hints(fn)
         parameter = _parameter(fn)
-        self.decode = None if parameter is None else codec.decoder(hints.get(parameter, Any))
+        self.annotation: object = Any if parameter is None else hints.get(parameter, Any)
+        self.decode = None if parameter is None else codec.decoder(self.annotation)
         self.invoke = _invoker(fn, self.decode)
         self.decode_output = codec.decoder(hints.get("return", Any))
 
@@ -79,6 +81,10 @@ class BoundWorkflow:
         self.workflow = workflow
         self.steps: Mapping[str, BoundStep] = steps
         self.first = [steps[step.name] for step in workflow.first_steps() if step.name in steps]
+
+    def input_schema(self) -> bytes:
+        """JSON Schema of the input: of the one step that gets it, or all of the several that a fork feeds."""
+        return codec.schema([step.annotation for step in self.first])
 
     def output(self, run: Run) -> Any:  # noqa: ANN401 - typed by the annotation of the step that ended the run
         """The output of a completed run, decoded by what its last step is annotated to return."""

@@ -6,7 +6,7 @@ arrive meanwhile wait and are decided together. No effect is carried out before 
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from holdfast.codecs.entries import encode_entry
@@ -103,7 +103,8 @@ class Driver:
 
     def start(self) -> None:
         """Carry out everything that is owed; a run with nothing to do for long is given back."""
-        self._carry_out(owed(self.run))
+        for effect in owed(self.run):
+            self._carry_out(effect)
         if not self._live:
             self._idle()
 
@@ -186,9 +187,11 @@ class Driver:
 
     def _settle(self, entries: list[Entry]) -> None:
         """Start what a commit has made possible, and answer the branches whose events were in it."""
-        self._carry_out(owed_after(self.run, entries))
+        replies = self._replies
+        for effect in owed_after(self.run, entries):
+            self._carry_out(effect)
         for event in self._sent_events:
-            if event.branch in self._replies:
+            if event.branch in replies:
                 self._reply(event.branch, None)
         if self._events:
             events, self._events = self._events, []
@@ -196,16 +199,15 @@ class Driver:
         elif not self._live:
             self._idle()
 
-    def _carry_out(self, effects: Iterable[Effect]) -> None:
+    def _carry_out(self, effect: Effect) -> None:
         if self._host.is_draining:
             return
-        for effect in effects:
-            if isinstance(effect, ArmTimer):
-                self._arm(effect)
-            elif effect.branch in self._replies:
-                self._reply(effect.branch, effect)
-            else:
-                self._spawn(effect)
+        if isinstance(effect, ArmTimer):
+            self._arm(effect)
+        elif effect.branch in self._replies:
+            self._reply(effect.branch, effect)
+        else:
+            self._spawn(effect)
 
     def _reply(self, branch: str, effect: StartAttempt | None) -> None:
         """Answer the task that waits for its commit."""

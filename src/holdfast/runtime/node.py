@@ -28,9 +28,15 @@ from holdfast.runtime.starts import (
     held_record,
     resolve,
 )
-from holdfast.runtime.views import RunStatus, RunSummary, run_status, run_summary
+from holdfast.runtime.views import (
+    JournalEntry,
+    RunStatus,
+    RunSummary,
+    run_status,
+    run_summary,
+)
 from holdfast.runtime.worker import Worker
-from holdfast.stores.base import Applied, Definition, Exists, NewRun, Refused, RunRecord, Store
+from holdfast.stores.base import Applied, Definition, Exists, Outcome, Refused, RunRecord, Store
 
 Ending = asyncio.Future[Run | None]
 """Done when a run driven here is over (the run), or has left this worker unfinished (None)."""
@@ -76,6 +82,7 @@ class Node:
         )
         self._ids = ids
         self._threads = threads
+        self._is_open = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -84,11 +91,15 @@ class Node:
         try:
             for bound in self._bound.values():
                 workflow = bound.workflow
-                definition = Definition(workflow.name, workflow.fingerprint, workflow.structure())
+                definition = Definition(
+                    workflow.name, workflow.fingerprint, workflow.structure(), bound.input_schema()
+                )
                 await self.store.save_definition(definition)
             async with self._serving():
+                self._is_open = True
                 yield
         finally:
+            self._is_open = False
             self._threads.close()
             await self.store.close()
 
@@ -122,6 +133,7 @@ class Node:
         Returns:
             Its id, and its ending where it is driven here.
         """
+        self._check_open()
         if on_conflict not in get_args(OnConflict):
             raise UsageError(
                 what=f"on_conflict {on_conflict!r} is not known", fix='use "fail" or "use_existing"'
@@ -130,32 +142,39 @@ class Node:
         given = self._ids.run_id() if run_id is None else check_name(run_id, what="run id")
         payload = encode_input(workflow, self._bound.get(workflow.name), value)
         start = Start(given, workflow, payload)
-        if workflow.name in self._bound and self.worker.reserve():
-            try:
-                await self._insert(start, workflow, self.worker.worker_id, on_conflict)
-            finally:
-                self.worker.unreserve()
-        else:
-            await self._insert(start, workflow, None, on_conflict)
-            self.worker.nudge()
+        held = workflow.name in self._bound and self.worker.reserve()
+        holder = self.worker.worker_id if held else None
+        await self._insert(start, workflow, holder, on_conflict)
+        self.worker.nudge()
         return given, self.worker.watch(given)
 
     async def _insert(
         self, start: Start, workflow: Workflow, holder: str | None, on_conflict: OnConflict
     ) -> None:
-        new: NewRun = start.new_run(holder)
-        outcome = await self.worker.group.commit(new)
+        new = start.new_run(holder)
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            # Here and not after the wait: a caller who is cancelled must not leave a run that nobody drives.
+            if holder is not None:
+                if isinstance(outcome, Applied):
+                    evolve(start.run, start.first, outcome.at_ms)
+                    record = held_record(new, outcome, holder)
+                    self.worker.adopt(record, start.run, self._bound[workflow.name])
+                self.worker.unreserve()
+            if not answer.done():
+                answer.set_result(outcome)
+
+        self.worker.group.submit(new, done)
+        outcome = await answer
         if isinstance(outcome, Exists):
             await check_existing(self.store, new, on_conflict)
         elif isinstance(outcome, Refused):
             raise outcome.error
-        elif isinstance(outcome, Applied) and holder is not None:
-            evolve(start.run, start.first, outcome.at_ms)
-            record = held_record(new, outcome, holder)
-            self.worker.adopt(record, start.run, self._bound[workflow.name])
 
     async def result(self, run_id: str, ending: Ending | None, timeout: Duration | None) -> Any:  # noqa: ANN401, ASYNC109 - what the task returned; a facade's word
         """The output of a run, waited for; see `AsyncHandle.result`."""
+        self._check_open()
         timeout_ms = None if timeout is None else to_ms(timeout, what="timeout")
         run = ending.result() if ending is not None and ending.done() else None
         if run is None:
@@ -166,13 +185,27 @@ class Node:
 
     async def resume(self, run_id: str) -> Any:  # noqa: ANN401 - what the task returned
         """Drive one run now and return its output; see `AsyncEngine.resume`."""
-        await reads.find(self.store, run_id)
+        await self.find(run_id)
         await self.worker.resume(run_id)
         return await self.result(run_id, None, None)
 
+    async def find(self, run_id: str) -> RunRecord:
+        """The row of a run.
+
+        Raises:
+            RunNotFoundError: No run has that id.
+        """
+        self._check_open()
+        return await reads.find(self.store, run_id)
+
+    async def journal(self, run_id: str) -> list[JournalEntry]:
+        """Everything recorded about a run; see `AsyncHandle.journal`."""
+        self._check_open()
+        return await reads.journal(self.store, run_id)
+
     async def status(self, run_id: str) -> RunStatus:
         """Everything about a run; see `AsyncHandle.status`."""
-        record = await reads.find(self.store, run_id)
+        record = await self.find(run_id)
         rows = await self.store.read_journal(record.key)
         # The row is read before the journal, so that a run seen as over has its whole journal here.
         run = reads.fold(run_id, rows)
@@ -182,11 +215,18 @@ class Node:
         self, *, status: str | None, workflow: str | None, limit: int, after: str | None
     ) -> list[RunSummary]:
         """A page of runs; see `AsyncEngine.list`."""
-        key = None if after is None else (await reads.find(self.store, after)).key
+        self._check_open()
+        key = None if after is None else (await self.find(after)).key
         records: list[RunRecord] = await self.store.list_runs(
             status=status, workflow=workflow, limit=limit, after=key
         )
         return [run_summary(record) for record in records]
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise UsageError(
+                what="the engine is not open", fix='use it inside its "with" or "async with" block'
+            )
 
     def _output(self, run: Run) -> Any:  # noqa: ANN401 - what the task returned
         bound = self._bound.get(run.workflow)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ class Worker:
         self._watchers: dict[str, list[asyncio.Future[Run | None]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
+        self._claimed: deque[RunRecord] = deque()
         self._next_due_at_ms: int | None = None
 
     # What drivers need (`driver.Host`).
@@ -130,7 +132,8 @@ class Worker:
             return
         record = await self._store.claim_one(self.worker_id, run_id)
         if record is not None:
-            await self._take_over(record)
+            self._claimed.append(record)
+            await self._take_over_claimed()
 
     # Its life.
 
@@ -163,6 +166,7 @@ class Worker:
 
     async def _claim(self) -> float | None:
         """Claim what there are slots for; returns how long to wait for a reason to look again."""
+        await self._take_over_claimed()
         limit = min(self._free(), CLAIM_MAX)
         if limit <= 0:
             return None
@@ -172,8 +176,8 @@ class Worker:
             limit=limit,
             excluded=[mark for mark, bound in self._pinned.items() if bound is None],
         )
-        for record in records:
-            await self._take_over(record)
+        self._claimed.extend(records)
+        await self._take_over_claimed()
         if len(records) == limit:
             return 0.0
         return self._wait_s()
@@ -197,6 +201,12 @@ class Worker:
             await self._wake.wait()
         finally:
             handle.cancel()
+
+    async def _take_over_claimed(self) -> None:
+        """Drive what is held; what the store does not let us read now stays listed and is tried again."""
+        while self._claimed:
+            await self._take_over(self._claimed[0])
+            self._claimed.popleft()
 
     async def _take_over(self, record: RunRecord) -> None:
         """Fold the journal of a claimed run and drive it; what cannot be read blocks this run only."""

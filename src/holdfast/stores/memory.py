@@ -138,7 +138,7 @@ class MemoryStore:
             return Fenced()
         for entry in append.entries:
             row.journal.append((append.epoch, at_ms, entry))
-        row.position = len(row.journal)
+        row.position += len(append.entries)
         row.status = append.status
         row.updated_at_ms = at_ms
         row.worker = append.worker
@@ -148,13 +148,16 @@ class MemoryStore:
             read = append.messages_read
             unread = read is not None and row.messages_sent > read
             row.due_at_ms = at_ms if unread else due_at(append, at_ms)
-        if append.consumed:
-            row.inbox = [message for message in row.inbox if message.seq not in append.consumed]
+        if append.consumed or append.children or append.messages:
+            self._spawn(row, append, at_ms)
+        return Applied(at_ms, append.key, row.messages_sent)
+
+    def _spawn(self, row: _Row, append: Append, at_ms: int) -> None:
+        row.inbox = [message for message in row.inbox if message.seq not in append.consumed]
         for child in append.children:
             self._insert(child, at_ms)
         for message in append.messages:
             self._send(message, at_ms)
-        return Applied(at_ms, append.key, row.messages_sent)
 
     def _insert(self, new: NewRun, at_ms: int) -> Outcome:
         if new.id in self._keys:

@@ -98,6 +98,16 @@ class Gate:
             fcntl.flock(fd, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
+    def alone(self) -> Generator[None]:
+        """Hold the gate as the only one; waits for its turn. For opening, when the file may be new."""
+        fd = self._descriptor()
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
     def closed(self) -> Generator[bool]:
         """Keep outside writers out if none is inside; yields whether that worked."""
         fd = self._descriptor()

@@ -111,7 +111,7 @@ class SqliteStore:
         if self._mode is True and not self._owns:
             raise self._lock.refusal()
         try:
-            with self._gate.passing():
+            with self._gate.alone():
                 writer = connect(
                     self._path,
                     busy_ms=OWNER_BUSY_MS if self._owns else CLIENT_BUSY_MS,
