@@ -1,7 +1,6 @@
 """Running a workflow into a crash and out of it again: what the crash tests share."""
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -112,9 +111,14 @@ async def run_until_crash(store: FaultyStore, *, flow: Flow = FLOW) -> bool:
     crashing = asyncio.ensure_future(store.crashed.wait())
     await asyncio.wait({running, crashing}, return_when=asyncio.FIRST_COMPLETED)
     crashing.cancel()
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    # The dead do not drain: the first cancellation begins the draining, the second ends it.
+    for _ in range(2):
+        running.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    await asyncio.wait({running})
+    if not running.cancelled():
+        running.result()
     return store.crashed.is_set()
 
 

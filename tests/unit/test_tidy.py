@@ -54,7 +54,13 @@ FACADES = frozenset({"AsyncEngine", "AsyncHandle", "Engine", "Handle"})
 FACADE_FILES = frozenset({"engine.py", "sync.py"})
 LONG_FACADE_METHODS = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__", "__init__"})
 # Around a task body and at the top of a worker's service.
-CATCH_ALL_FILES = frozenset({"runtime/attempts.py", "runtime/worker.py"})
+CATCH_ALL_FILES = frozenset(
+    {
+        "runtime/attempts.py",  # around a task body: its failure is data
+        "runtime/executors.py",  # out of a thread: carried to the caller as it is
+        "sync.py",  # out of the portal's thread: raised again in the caller's
+    }
+)
 # Built here from parts, or this very file would be the first offender.
 MACHINE_PATHS = tuple("/".join(parts) for parts in [("", "work", ""), ("..", "shared")])
 

@@ -5,7 +5,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeGuard, TypeVar, overload
 
 from holdfast.definition.duration import Duration, to_ms
 from holdfast.definition.policies import Retry
@@ -130,10 +130,13 @@ def task(
 
 def as_task(target: Callable[..., Any]) -> Task[..., Any]:
     """The task itself, or any callable as a task without policies."""
-    if isinstance(target, Task):
-        known: Task[..., Any] = target
-        return known
+    if _is_task(target):
+        return target
     return Task[..., Any](target, name=default_name(target), description=first_line(target))
+
+
+def _is_task(target: object) -> TypeGuard[Task[..., Any]]:
+    return isinstance(target, Task)
 
 
 def default_name(fn: Callable[..., Any]) -> str:

@@ -106,19 +106,19 @@ class Node:
     @contextlib.asynccontextmanager
     async def _serving(self) -> AsyncGenerator[None]:
         stopping = asyncio.Event()
-        raised: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as services:
-                services.create_task(self.worker.run(stopping))
+                working = services.create_task(self.worker.run(stopping))
                 try:
                     yield
-                except Exception as error:  # noqa: BLE001 - the caller's own, raised again below
-                    raised = error
-                stopping.set()
-        finally:
-            # A task group would wrap the caller's error into a group; it goes out as it came.
-            if raised is not None:
-                raise raised
+                finally:
+                    stopping.set()
+                    await asyncio.wait({working})
+        except BaseExceptionGroup as group:
+            # The task group has wrapped the caller's own error; it goes out as it came.
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
 
     async def start(
         self,

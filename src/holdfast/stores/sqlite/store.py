@@ -133,11 +133,15 @@ class SqliteStore:
     async def close(self) -> None:
         """See `Store`."""
         writer, reader = self._threads
-        if self._connections is not None:
-            await reader.call(lambda: None)
-            await writer.call(self._close)
-        writer.close()
-        reader.close()
+        try:
+            if self._connections is not None:
+                await reader.call(lambda: None)  # whatever is being read
+        finally:
+            # The shield: a file must not stay owned because someone was cancelled while letting go of it.
+            closing = writer.call(self._close)
+            writer.close()
+            reader.close()
+            await asyncio.shield(closing)
 
     def _close(self) -> None:
         connections, self._connections = self._connections, None
