@@ -74,9 +74,7 @@ def test_taking_an_unknown_outcome_for_success_is_caught(
         unknown_everywhere("memory", Fault.REFUSE, tmp_path)
 
 
-def test_forgetting_the_attempt_is_caught(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_forgetting_the_attempt_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Recovery begins a step that is being retried at its first attempt again."""
     real = core_run._retry_scheduled
 

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from holdfast.codecs.entries import encode_entry
+from holdfast.codecs.snapshots import encode_run
 from holdfast.core.decide import decide
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
 from holdfast.core.entries import Entry, Failure
@@ -20,7 +21,7 @@ from holdfast.definition.policies import FATAL
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
-from holdfast.runtime.limits import LINGER_MS
+from holdfast.runtime.limits import LINGER_MS, SNAPSHOT_BYTES_MIN
 from holdfast.stores.base import Append, Applied, Outcome, Refused, RunRecord
 from holdfast.stores.group_commit import GroupCommit
 
@@ -41,6 +42,10 @@ class Host(Protocol):
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a branch in a task that the worker owns."""
+        ...
+
+    def save_snapshot(self, driver: "Driver", state: bytes) -> None:
+        """Keep the encoded state of the run at its position, when there is time; it may be lost."""
         ...
 
     def left(self, driver: "Driver", *, due_at_ms: int | None) -> None:
@@ -73,6 +78,8 @@ class Driver:
         "_sent_events",
         "_sent_leaves",
         "_timers",
+        "_unsaved_bytes",
+        "_unsaved_bytes_max",
         "bound",
         "record",
         "run",
@@ -95,6 +102,8 @@ class Driver:
         self._replies: dict[str, asyncio.Future[StartAttempt | None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._occupies = False
+        self._unsaved_bytes = 0
+        self._unsaved_bytes_max = SNAPSHOT_BYTES_MIN
 
     @property
     def is_busy(self) -> bool:
@@ -153,11 +162,14 @@ class Driver:
         over = status in OVER
         self._sent = entries
         self._sent_leaves = over or (status == "suspended" and self._may_park(header))
+        encoded = tuple([encode_entry(entry) for entry in entries])
+        for data in encoded:
+            self._unsaved_bytes += len(data)
         append = Append(
             record.key,
             record.epoch,
             self.run.position,
-            tuple([encode_entry(entry) for entry in entries]),
+            encoded,
             status,
             header.due_at_ms,
             None if self._sent_leaves else self._host.worker_id,
@@ -178,12 +190,21 @@ class Driver:
             if self._sent_leaves:
                 self._leave()
             else:
+                if self._unsaved_bytes > self._unsaved_bytes_max:
+                    self._take_snapshot()
                 self._settle(entries)
         elif isinstance(outcome, Refused) and entries:
             self._refused(outcome)
         else:
             self.drop()
             self._host.left(self, due_at_ms=None)
+
+    def _take_snapshot(self) -> None:
+        """Cache the state; the next one only after as many journal bytes as this one has."""
+        state = encode_run(self.run)
+        self._unsaved_bytes = 0
+        self._unsaved_bytes_max = max(len(state), SNAPSHOT_BYTES_MIN)
+        self._host.save_snapshot(self, state)
 
     def _settle(self, entries: list[Entry]) -> None:
         """Start what a commit has made possible, and answer the branches whose events were in it."""

@@ -11,6 +11,8 @@ LINGER_MS = 1_000
 RESULT_POLL_FIRST_MS = 10
 RESULT_POLL_MAX_MS = 500
 """Waits between looks at a run that another process drives, doubling from the first to the last."""
+SNAPSHOT_BYTES_MIN = 64 * 1024
+"""Journal bytes since the last snapshot before one is taken at all: replaying less takes milliseconds."""
 GRACE_MS = 10_000
 """What running bodies get at shutdown before they are cancelled; their runs are given back either way."""
 CLAIM_MAX = 500

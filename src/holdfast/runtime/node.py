@@ -17,6 +17,7 @@ from holdfast.errors import TaskError, UsageError
 from holdfast.ports import Ids, Threads
 from holdfast.runtime import reads
 from holdfast.runtime.attempts import Attempts
+from holdfast.runtime.folds import fold
 from holdfast.runtime.limits import CONCURRENCY_MAX
 from holdfast.runtime.starts import (
     Definable,
@@ -206,9 +207,8 @@ class Node:
     async def status(self, run_id: str) -> RunStatus:
         """Everything about a run; see `AsyncHandle.status`."""
         record = await self.find(run_id)
-        rows = await self.store.read_journal(record.key)
         # The row is read before the journal, so that a run seen as over has its whole journal here.
-        run = reads.fold(run_id, rows)
+        run = await fold(self.store, record)
         return run_status(record, run, self._output)
 
     async def list_runs(

@@ -1,15 +1,15 @@
 """Looking at runs: one folded from what is stored, and waiting for one to end."""
 
 import asyncio
-from collections.abc import Sequence
 
 from holdfast.codecs.entries import decode_entry
-from holdfast.core.run import OVER, Run, replay
+from holdfast.core.run import OVER, Run
 from holdfast.errors import ResultTimeoutError, RunNotFoundError
+from holdfast.runtime.folds import fold
 from holdfast.runtime.limits import RESULT_POLL_FIRST_MS, RESULT_POLL_MAX_MS
 from holdfast.runtime.views import JournalEntry, instant
 from holdfast.runtime.worker import Worker
-from holdfast.stores.base import JournalRow, RunRecord, Store
+from holdfast.stores.base import RunRecord, Store
 
 
 async def find(store: Store, run_id: str) -> RunRecord:
@@ -22,18 +22,6 @@ async def find(store: Store, run_id: str) -> RunRecord:
     if record is None:
         raise RunNotFoundError(run_id=run_id)
     return record
-
-
-def fold(run_id: str, rows: Sequence[JournalRow]) -> Run:
-    """A run from its stored journal.
-
-    Raises:
-        FormatError: An entry cannot be read.
-    """
-    return replay(
-        run_id,
-        ((decode_entry(r.entry, run_id=run_id, position=r.position), r.at_ms) for r in rows),
-    )
 
 
 async def journal(store: Store, run_id: str) -> list[JournalEntry]:
@@ -68,7 +56,7 @@ async def ended(store: Store, worker: Worker, run_id: str) -> Run:
                 return run
         record = await find(store, run_id)
         if record.status in OVER:
-            return fold(run_id, await store.read_journal(record.key))
+            return await fold(store, record)
         await asyncio.sleep(pause_ms / 1_000)
         pause_ms = min(pause_ms * 2, RESULT_POLL_MAX_MS)
 

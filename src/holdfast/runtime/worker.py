@@ -6,16 +6,16 @@ from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from holdfast.codecs.entries import decode_entry
-from holdfast.core.run import Run, replay
+from holdfast.core.run import Run
 from holdfast.definition.task import Task
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import FormatError, HoldfastError, StoreUnavailableError
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.driver import Driver
+from holdfast.runtime.folds import fold
 from holdfast.runtime.limits import CLAIM_MAX, GRACE_MS
-from holdfast.stores.base import Append, RunRecord, Store
+from holdfast.stores.base import Append, RunRecord, Snapshot, Store
 from holdfast.stores.group_commit import GroupCommit
 
 LOGGER = logging.getLogger("holdfast.worker")
@@ -72,6 +72,17 @@ class Worker:
         if self._tasks is None:
             raise RuntimeError("the worker is not running")
         return self._tasks.create_task(body)
+
+    def save_snapshot(self, driver: Driver, state: bytes) -> None:
+        """See `Host`."""
+        snapshot = Snapshot(driver.run.position, state)
+        self.spawn(self._save_snapshot(driver.record, snapshot))
+
+    async def _save_snapshot(self, record: RunRecord, snapshot: Snapshot) -> None:
+        try:
+            await self._store.save_snapshot(record.key, record.epoch, snapshot)
+        except StoreUnavailableError as error:
+            LOGGER.info("no snapshot of run %r was kept: %s", record.id, error)
 
     def left(self, driver: Driver, *, due_at_ms: int | None) -> None:
         """See `Host`."""
@@ -215,9 +226,7 @@ class Worker:
             if bound is None:
                 await self._store.release([(record.key, record.epoch)])
                 return
-            rows = await self._store.read_journal(record.key)
-            entries = ((decode_entry(r.entry, run_id=record.id, position=r.position), r.at_ms) for r in rows)
-            run = replay(record.id, entries)
+            run = await fold(self._store, record)
         except (HoldfastError, LookupError, ValueError) as error:
             if isinstance(error, StoreUnavailableError):
                 raise

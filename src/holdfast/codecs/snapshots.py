@@ -1,0 +1,145 @@
+"""A run's state to bytes and back: a cached fold, so that recovery need not replay a long journal.
+
+Each distinct payload stands once, in a table that the rest points into: branches share values. A snapshot that
+cannot be read is no error, only a cache that does not help: the journal is the truth.
+"""
+
+from typing import Any
+
+import msgspec
+
+from holdfast.core.entries import Arrival, Failure
+from holdfast.core.run import Branch, BranchStatus, Run, RunStatus, Value
+
+Reference = int | dict[str, Any]
+"""Index into the table of payloads, or by branch the references of a value that a join has made."""
+_VERSION = 1
+
+
+class _BranchState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    id: str
+    parent: str | None
+    status: BranchStatus
+    at: Arrival | None
+    attempt: int
+    due_at_ms: int
+    value: Reference
+    variables: dict[str, int]
+    visits: dict[str, int]
+    budgets: dict[str, int]
+    failure: Failure | None
+
+
+class _RunState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    version: int
+    payloads: list[bytes]
+    workflow: str
+    fingerprint: str
+    input: int
+    status: RunStatus
+    position: int
+    branches: list[_BranchState]
+    branches_started: int
+    output_branch: str | None
+    failure: Failure | None
+    created_at_ms: int
+    updated_at_ms: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_RunState)
+
+
+def encode_run(run: Run) -> bytes:
+    """The state of `run` at its position."""
+    table: dict[bytes, int] = {}
+    branches = [_branch_state(branch, table) for branch in run.branches.values()]
+    given = table.setdefault(run.input, len(table))
+    state = _RunState(
+        _VERSION,
+        list(table),
+        run.workflow,
+        run.fingerprint,
+        given,
+        run.status,
+        run.position,
+        branches,
+        run.branches_started,
+        run.output_branch,
+        run.failure,
+        run.created_at_ms,
+        run.updated_at_ms,
+    )
+    return _encoder.encode(state)
+
+
+def decode_run(run_id: str, data: bytes) -> Run | None:
+    """The run as it was, or None where this version cannot read the snapshot."""
+    try:
+        state = _decoder.decode(data)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+    if state.version != _VERSION:
+        return None
+    run = Run(run_id)
+    payloads = state.payloads
+    run.workflow, run.fingerprint = state.workflow, state.fingerprint
+    run.input = payloads[state.input]
+    run.status, run.position = state.status, state.position
+    for each in state.branches:
+        run.branches[each.id] = _branch(each, payloads)
+    _count(run)
+    run.branches_started = state.branches_started
+    run.output_branch, run.failure = state.output_branch, state.failure
+    run.created_at_ms, run.updated_at_ms = state.created_at_ms, state.updated_at_ms
+    return run
+
+
+def _count(run: Run) -> None:
+    """What a run keeps of its branches for quick answers."""
+    for branch in run.branches.values():
+        if branch.status == "active":
+            run.active += 1
+        elif branch.status == "backoff":
+            run.backoffs[branch.id] = branch.due_at_ms
+        elif branch.status == "joining":
+            run.joining[branch.id] = None
+    run.open = run.active + len(run.backoffs) + len(run.joining)
+
+
+def _branch_state(branch: Branch, table: dict[bytes, int]) -> _BranchState:
+    variables = {name: table.setdefault(payload, len(table)) for name, payload in branch.variables.items()}
+    return _BranchState(
+        branch.id,
+        branch.parent,
+        branch.status,
+        branch.at,
+        branch.attempt,
+        branch.due_at_ms,
+        _refer(branch.value, table),
+        variables,
+        branch.visits,
+        branch.budgets,
+        branch.failure,
+    )
+
+
+def _branch(state: _BranchState, payloads: list[bytes]) -> Branch:
+    branch = Branch(state.id, None, _value(state.value, payloads))
+    branch.parent, branch.status, branch.at = state.parent, state.status, state.at
+    branch.attempt, branch.due_at_ms = state.attempt, state.due_at_ms
+    branch.variables = {name: payloads[index] for name, index in state.variables.items()}
+    branch.visits, branch.budgets, branch.failure = state.visits, state.budgets, state.failure
+    return branch
+
+
+def _refer(value: Value, table: dict[bytes, int]) -> Reference:
+    if isinstance(value, bytes):
+        return table.setdefault(value, len(table))
+    return {name: _refer(part, table) for name, part in value.items()}
+
+
+def _value(reference: Reference, payloads: list[bytes]) -> Value:
+    if isinstance(reference, int):
+        return payloads[reference]
+    return {name: _value(part, payloads) for name, part in reference.items()}
