@@ -96,6 +96,11 @@ class AsyncEngine:
         await self._exit.__aexit__(kind, error, traceback)
 
     @property
+    def url(self) -> str:
+        """Where the runs are kept, without secrets."""
+        return self._node.store.url
+
+    @property
     def is_driving(self) -> bool:
         """Whether this process drives runs; False for a client of someone else's worker."""
         return self._node.store.may_drive
@@ -147,8 +152,12 @@ class AsyncEngine:
         Args:
             status: Only runs with it, such as "failed".
             workflow: Only runs of it, by name.
-            limit: Runs of one page.
+            limit: Runs of one page, 1 to 1,000.
             after: Id of the last run of the page before.
+
+        Raises:
+            UsageError: No such status, or a limit out of bounds.
+            RunNotFoundError: `after` is no run.
         """
         return await self._node.list_runs(status=status, workflow=workflow, limit=limit, after=after)
 
@@ -184,6 +193,8 @@ class AsyncHandle:
         Raises:
             TaskError: It failed or was cancelled; `.failure` says where and why.
             ResultTimeoutError: Not over in time; it goes on.
+            RunBlockedError: It cannot go on by itself.
+            CodecError: The output does not fit what the last step is annotated to return.
             RunNotFoundError: It is not there any more.
         """
         return await self._node.result(self.id, self._ending, timeout)

@@ -10,6 +10,7 @@
     |   |-- RunExistsError
     |   |-- RunConflictError
     |   |-- ResultTimeoutError
+    |   |-- RunBlockedError          a person must act: `.reason` says on what
     |   `-- TaskError            the run ended without an output: `.failure` says why
     |-- StoreError
     |   |-- StoreUnavailableError    try again
@@ -83,6 +84,7 @@ class DefinitionError(HoldfastError):
     """A workflow, task or policy is not well formed; nothing was built."""
 
     code = "definition"
+    subject: str
     problems: tuple[Problem, ...]
 
     def __init__(self, *, subject: str, problems: Sequence[Problem]) -> None:
@@ -95,6 +97,8 @@ class UsageError(HoldfastError):
     """A call that can never work as written; nothing happened."""
 
     code = "usage"
+    what: str
+    fix: str
 
     def __init__(self, *, what: str, fix: str) -> None:
         """Args: what is wrong, and what to do instead."""
@@ -111,6 +115,8 @@ class WorkflowNotFoundError(RunError):
     """No workflow of that name is known here; nothing was started."""
 
     code = "workflow_not_found"
+    workflow: str
+    known: tuple[str, ...]
 
     def __init__(self, *, workflow: str, known: Sequence[str]) -> None:
         """Args: the name asked for, and the names that are known."""
@@ -127,6 +133,9 @@ class InputError(RunError):
     """The input does not fit the workflow; nothing was started."""
 
     code = "input"
+    workflow: str
+    step: str
+    reason: str
 
     def __init__(self, *, workflow: str, step: str, reason: str) -> None:
         """Args: workflow name, the step whose annotation refuses it, and why (with the path)."""
@@ -142,6 +151,7 @@ class RunNotFoundError(RunError):
     """No run has that id."""
 
     code = "run_not_found"
+    run_id: str
 
     def __init__(self, *, run_id: str) -> None:
         """Args: the id that was asked for."""
@@ -155,6 +165,9 @@ class RunExistsError(RunError):
     """A run of that id is there already; nothing was started, the old run is untouched."""
 
     code = "run_exists"
+    run_id: str
+    workflow: str
+    status: str
 
     def __init__(self, *, run_id: str, workflow: str, status: str) -> None:
         """Args: the id, and the workflow and status of the run that holds it."""
@@ -171,6 +184,8 @@ class RunConflictError(RunError):
     """The run of that id has another workflow or another input; it is untouched."""
 
     code = "run_conflict"
+    run_id: str
+    difference: str
 
     def __init__(self, *, run_id: str, difference: str) -> None:
         """Args: the id, and what differs."""
@@ -185,6 +200,9 @@ class ResultTimeoutError(RunError):
     """The run was not over in time; it goes on, and asking again is fine."""
 
     code = "result_timeout"
+    run_id: str
+    timeout_ms: int
+    status: str
 
     def __init__(self, *, run_id: str, timeout_ms: int, status: str) -> None:
         """Args: the id, the time waited in ms, and the status seen last."""
@@ -197,10 +215,28 @@ class ResultTimeoutError(RunError):
         )
 
 
+class RunBlockedError(RunError):
+    """The run cannot go on by itself; what it has recorded is kept."""
+
+    code = "run_blocked"
+    run_id: str
+    reason: str
+
+    def __init__(self, *, run_id: str, reason: str) -> None:
+        """Args: the id, and what stands in the way."""
+        super().__init__(
+            f"run {run_id!r} is blocked: {reason}; mend that, its journal is kept as it is",
+            run_id=run_id,
+            reason=reason,
+        )
+
+
 class TaskError(RunError):
     """The run ended without an output. `.failure` holds type, message, step and traceback text."""
 
     code = "task"
+    run_id: str
+    status: str
     failure: Any
 
     def __init__(self, *, run_id: str, status: str, failure: Any) -> None:  # noqa: ANN401 - core.entries.Failure, a layer above
@@ -219,6 +255,8 @@ class StoreUnavailableError(StoreError):
     """The store did not answer. Whether the last write was applied is unknown; repeat it as it was."""
 
     code = "store_unavailable"
+    store: str
+    reason: str
 
     def __init__(self, *, store: str, reason: str) -> None:
         """Args: the store without secrets, and the reason in its own words."""
@@ -233,6 +271,8 @@ class StoreOpenError(StoreError):
     """The store's file cannot be created or opened; nothing was written."""
 
     code = "store_open"
+    path: str
+    reason: str
 
     def __init__(self, *, path: str, reason: str) -> None:
         """Args: the database file, and the reason of the operating system."""
@@ -247,6 +287,8 @@ class StoreOwnedError(StoreError):
     """Another worker owns this SQLite file; nothing was opened."""
 
     code = "store_owned"
+    path: str
+    owner: str
 
     def __init__(self, *, path: str, owner: str) -> None:
         """Args: the database file, and who owns it (process id, host, since)."""
@@ -262,6 +304,7 @@ class StoreRefusedError(StoreError):
     """This value can never be written; everything else in its group was."""
 
     code = "store_refused"
+    reason: str
 
     def __init__(self, *, reason: str) -> None:
         """Args: the driver's reason."""
@@ -272,6 +315,8 @@ class LeaseLostError(HoldfastError):
     """This worker no longer drives the run; what it had not committed is void."""
 
     code = "lease_lost"
+    run_id: str
+    epoch: int
 
     def __init__(self, *, run_id: str, epoch: int) -> None:
         """Args: the run, and the epoch this worker held it under."""
@@ -287,6 +332,9 @@ class FormatError(HoldfastError):
     """Stored data that this version cannot read: damaged, foreign or newer. It was not touched."""
 
     code = "format"
+    subject: str
+    reason: str
+    fix: str
 
     def __init__(self, *, subject: str, reason: str, fix: str) -> None:
         """Args: which file or entry, what is wrong with it, and the way out."""
@@ -297,6 +345,8 @@ class CodecError(HoldfastError):
     """A value that cannot be turned into a payload, or a payload not into the asked type."""
 
     code = "codec"
+    path: str
+    reason: str
 
     def __init__(self, *, path: str, reason: str) -> None:
         """Args: where in the value (`$` is the value itself), and what is wrong there."""

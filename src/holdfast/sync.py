@@ -132,6 +132,11 @@ class Engine:
         self._portal.close()
 
     @property
+    def url(self) -> str:
+        """See `AsyncEngine.url`."""
+        return self._engine.url
+
+    @property
     def is_driving(self) -> bool:
         """See `AsyncEngine.is_driving`."""
         return self._engine.is_driving

@@ -10,7 +10,9 @@ from holdfast.definition.task import Task
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import CodecError, DefinitionError, Problem
 
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_POSITIONAL = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+_NEEDED = _POSITIONAL | {inspect.Parameter.KEYWORD_ONLY}
+_FILLED = _POSITIONAL | {inspect.Parameter.VAR_POSITIONAL}
 
 
 class BoundStep:
@@ -104,6 +106,8 @@ def _invoker(fn: Callable[..., Any], decode: Callable[[bytes], Any] | None) -> C
 
 def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
     inner: Any = getattr(fn, "func", fn)
+    if inspect.isclass(inner):
+        return {"return": inner}
     if not inspect.isroutine(inner):
         inner = type(inner).__call__
     return get_type_hints(inner, include_extras=True)
@@ -115,11 +119,14 @@ def _parameter(fn: Callable[..., Any]) -> str | None:
     Raises:
         TypeError: It needs two or more, or keyword arguments.
     """
-    parameters = inspect.signature(fn).parameters.values()
-    needed = [p for p in parameters if p.default is p.empty and p.kind in {*_POSITIONAL, p.KEYWORD_ONLY}]
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except ValueError:
+        return "value"  # a builtin without a signature, such as str: it gets the argument
+    needed = [p for p in parameters if p.default is p.empty and p.kind in _NEEDED]
     if len(needed) > 1 or any(p.kind == p.KEYWORD_ONLY for p in needed):
         names = ", ".join(p.name for p in needed)
         message = f"a step passes one argument, and {fn!r} needs: {names}"
         raise TypeError(message)
-    filled = [p.name for p in parameters if p.kind in {*_POSITIONAL, p.VAR_POSITIONAL}]
+    filled = [p.name for p in parameters if p.kind in _FILLED]
     return filled[0] if filled else None

@@ -1,6 +1,7 @@
 """Exceptions as data: what of an error a journal keeps (semantics rows 22, 26)."""
 
 import traceback
+from types import TracebackType
 
 from holdfast.codecs import json as codec
 from holdfast.core.entries import Failure
@@ -18,7 +19,8 @@ def from_exception(error: BaseException, step: str, depth: int = 0) -> Failure:
     name, details = type(error).__name__, None
     if isinstance(error, WorkflowError):
         name, details = error.type, _details(error)
-    text = "".join(traceback.format_exception(error, chain=False))
+    frames = traceback.TracebackException(type(error), error, _own_frames(error), compact=True)
+    text = "".join(frames.format(chain=False))
     if isinstance(error, CodecError):
         # The same value will not fit the next time either: `all` does not try again.
         bases += (FATAL,)
@@ -38,6 +40,14 @@ def timed_out(step: str, timeout_s: float) -> Failure:
     """An attempt that was not done in time."""
     message = f"the attempt was not done after {timeout_s:g} s"
     return Failure(TIMEOUT, message, (TIMEOUT,), step=step)
+
+
+def _own_frames(error: BaseException) -> TracebackType | None:
+    """The traceback from the first frame that is not the engine's."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_globals.get("__package__") == __package__:
+        frame = frame.tb_next
+    return frame
 
 
 def _details(error: WorkflowError) -> bytes | None:

@@ -13,6 +13,8 @@ RESULT_POLL_MAX_MS = 500
 """Waits between looks at a run that another process drives, doubling from the first to the last."""
 SNAPSHOT_BYTES_MIN = 64 * 1024
 """Journal bytes since the last snapshot before one is taken at all: replaying less takes milliseconds."""
+LIST_MAX = 1_000
+"""Runs of one page of a list: bounds what one question costs the store and the caller."""
 GRACE_MS = 10_000
 """What running bodies get at shutdown before they are cancelled; their runs are given back either way."""
 CLAIM_MAX = 500

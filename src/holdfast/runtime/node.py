@@ -9,16 +9,18 @@ from collections.abc import AsyncGenerator, Iterable
 from typing import Any, get_args
 
 from holdfast.codecs import json as codec
+from holdfast.core.entries import Failure
 from holdfast.core.run import Run, evolve
+from holdfast.core.run import RunStatus as RunState
 from holdfast.definition.duration import Duration, to_ms
 from holdfast.definition.task import check_name
 from holdfast.definition.workflow import Workflow
-from holdfast.errors import TaskError, UsageError
+from holdfast.errors import CodecError, TaskError, UsageError
 from holdfast.ports import Ids, Threads
 from holdfast.runtime import reads
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.folds import fold
-from holdfast.runtime.limits import CONCURRENCY_MAX
+from holdfast.runtime.limits import CONCURRENCY_MAX, LIST_MAX
 from holdfast.runtime.starts import (
     Definable,
     OnConflict,
@@ -37,7 +39,7 @@ from holdfast.runtime.views import (
     run_summary,
 )
 from holdfast.runtime.worker import Worker
-from holdfast.stores.base import Applied, Definition, Exists, Outcome, Refused, RunRecord, Store
+from holdfast.stores.base import Applied, Exists, Outcome, Refused, RunRecord, Store
 
 Ending = asyncio.Future[Run | None]
 """Done when a run driven here is over (the run), or has left this worker unfinished (None)."""
@@ -90,12 +92,7 @@ class Node:
         """Open the store and work until the block ends; then drain and close."""
         await self.store.open()
         try:
-            for bound in self._bound.values():
-                workflow = bound.workflow
-                definition = Definition(
-                    workflow.name, workflow.fingerprint, workflow.structure(), bound.input_schema()
-                )
-                await self.store.save_definition(definition)
+            await self.worker.define()
             async with self._serving():
                 self._is_open = True
                 yield
@@ -208,14 +205,24 @@ class Node:
         """Everything about a run; see `AsyncHandle.status`."""
         record = await self.find(run_id)
         # The row is read before the journal, so that a run seen as over has its whole journal here.
+        if record.status == "blocked":
+            failure = Failure("blocked", await reads.why_blocked(self.store, record))
+            return run_status(record, Run(run_id), failure, None)
         run = await fold(self.store, record)
-        return run_status(record, run, self._output)
+        output = self._output(run) if run.status == "completed" else None
+        return run_status(record, run, run.failure, output)
 
     async def list_runs(
         self, *, status: str | None, workflow: str | None, limit: int, after: str | None
     ) -> list[RunSummary]:
         """A page of runs; see `AsyncEngine.list`."""
         self._check_open()
+        if status is not None and status not in get_args(RunState):
+            raise UsageError(
+                what=f"there is no status {status!r}", fix=f"use one of {', '.join(get_args(RunState))}"
+            )
+        if not 1 <= limit <= LIST_MAX:
+            raise UsageError(what=f"limit {limit!r} is not from 1 to {LIST_MAX}", fix="ask page by page")
         key = None if after is None else (await self.find(after)).key
         records: list[RunRecord] = await self.store.list_runs(
             status=status, workflow=workflow, limit=limit, after=key
@@ -230,6 +237,12 @@ class Node:
 
     def _output(self, run: Run) -> Any:  # noqa: ANN401 - what the task returned
         bound = self._bound.get(run.workflow)
-        if bound is not None:
-            return bound.output(run)
-        return None if run.output is None else codec.decoder(Any)(codec.flatten(run.output))
+        try:
+            if bound is not None:
+                return bound.output(run)
+            return None if run.output is None else codec.decoder(Any)(codec.flatten(run.output))
+        except CodecError as error:
+            reason = (
+                f"the output of run {run.id!r} is not what its last step is annotated to return: {error.reason}"
+            )
+            raise CodecError(path=error.path, reason=reason) from error

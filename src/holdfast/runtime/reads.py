@@ -4,7 +4,7 @@ import asyncio
 
 from holdfast.codecs.entries import decode_entry
 from holdfast.core.run import OVER, Run
-from holdfast.errors import ResultTimeoutError, RunNotFoundError
+from holdfast.errors import HoldfastError, ResultTimeoutError, RunBlockedError, RunNotFoundError
 from holdfast.runtime.folds import fold
 from holdfast.runtime.limits import RESULT_POLL_FIRST_MS, RESULT_POLL_MAX_MS
 from holdfast.runtime.views import JournalEntry, instant
@@ -57,8 +57,19 @@ async def ended(store: Store, worker: Worker, run_id: str) -> Run:
         record = await find(store, run_id)
         if record.status in OVER:
             return await fold(store, record)
+        if record.status == "blocked":
+            raise RunBlockedError(run_id=run_id, reason=await why_blocked(store, record))
         await asyncio.sleep(pause_ms / 1_000)
         pause_ms = min(pause_ms * 2, RESULT_POLL_MAX_MS)
+
+
+async def why_blocked(store: Store, record: RunRecord) -> str:
+    """What stands in the way of a blocked run: its journal tells by failing to be read."""
+    try:
+        await fold(store, record)
+    except (HoldfastError, LookupError, ValueError) as error:
+        return str(error)
+    return "its journal could not be read when a worker tried; a worker that starts now may"
 
 
 async def ended_in_time(store: Store, worker: Worker, run_id: str, timeout_ms: int | None) -> Run:
@@ -67,6 +78,7 @@ async def ended_in_time(store: Store, worker: Worker, run_id: str, timeout_ms: i
     Raises:
         ResultTimeoutError: It was not over in time.
         RunNotFoundError: No run has that id.
+        RunBlockedError: It will not end before someone acts.
     """
     if timeout_ms is None:
         return await ended(store, worker, run_id)

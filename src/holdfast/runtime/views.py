@@ -1,6 +1,5 @@
 """What people see of runs: status, journal and list entries, folded from what is stored."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,7 +51,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         status: pending, running, suspended, paused, blocked, completed, failed or cancelled.
         output: Of a completed run, decoded; else None.
-        failure: Of a failed run; else None.
+        failure: Why it failed or is blocked; else None.
         branches: By id, in the order they began.
         waiting: What it waits for, the earliest due first.
         position: Entries in its journal.
@@ -108,15 +107,15 @@ def instant(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1_000, tz=UTC)
 
 
-def run_status(record: RunRecord, run: Run, output: Callable[[Run], Any]) -> RunStatus:
-    """Join a run's row and its fold; `output` decodes what a completed run gives."""
+def run_status(record: RunRecord, run: Run, failure: Failure | None, output: object) -> RunStatus:
+    """Join a run's row, its fold, why it failed or is blocked, and its decoded output."""
     return RunStatus(
         id=record.id,
         workflow=record.workflow,
         fingerprint=record.fingerprint,
         status=record.status,
-        output=output(run) if run.status == "completed" else None,
-        failure=run.failure,
+        output=output,
+        failure=failure,
         branches={branch.id: _branch(branch) for branch in run.branches.values()},
         waiting=_waiting(run),
         position=run.position,

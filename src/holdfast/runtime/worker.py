@@ -15,7 +15,7 @@ from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.driver import Driver
 from holdfast.runtime.folds import fold
 from holdfast.runtime.limits import CLAIM_MAX, GRACE_MS
-from holdfast.stores.base import Append, RunRecord, Snapshot, Store
+from holdfast.stores.base import Append, Definition, RunRecord, Snapshot, Store
 from holdfast.stores.group_commit import GroupCommit
 
 LOGGER = logging.getLogger("holdfast.worker")
@@ -133,6 +133,16 @@ class Worker:
         self._watchers.setdefault(run_id, []).append(future)
         return future
 
+    async def define(self) -> None:
+        """Tell the store which workflows are here; if this process drives, they become the current ones."""
+        for bound in self._bound.values():
+            workflow = bound.workflow
+            definition = Definition(
+                workflow.name, workflow.fingerprint, workflow.structure(), bound.input_schema()
+            )
+            # Only who drives decides what is current: an old client must not put back what it knows.
+            await self._store.save_definition(definition, current=self._store.may_drive)
+
     def nudge(self) -> None:
         """Look for due runs now."""
         self._wake.set()
@@ -166,10 +176,14 @@ class Worker:
             committing.cancel()
 
     async def _claim_for_ever(self) -> None:
-        while self._store.may_drive:
+        driving = self._store.may_drive
+        while True:
             self._wake.clear()
             try:
                 wait_s = await self._claim()
+                if self._store.may_drive and not driving:
+                    await self.define()
+                    driving = True
             except StoreUnavailableError as error:
                 LOGGER.warning("looking for due runs: %s", error)
                 wait_s = UNAVAILABLE_WAIT_S

@@ -225,7 +225,10 @@ class Store(Protocol):
 
     @property
     def may_drive(self) -> bool:
-        """Whether this process may claim runs; on SQLite only the file's owner may. Known after `open`."""
+        """Whether this process may claim runs; on SQLite only the file's owner may.
+
+        Known after `open`; a claim may make it true later, where the owner has gone.
+        """
         ...
 
     @property
@@ -271,8 +274,8 @@ class Store(Protocol):
     ) -> list[RunRecord]:
         """Hold up to `limit` due runs of the named workflows for `worker`, each under a new epoch.
 
-        By due time, where each step of priority below the first counts like 5 minutes. Runs pinned to a
-        fingerprint in `excluded` are passed over.
+        Nothing for a process that may not drive. By due time, where each step of priority below the
+        first counts like 5 minutes. Runs pinned to a fingerprint in `excluded` are passed over.
         """
         ...
 
@@ -306,8 +309,8 @@ class Store(Protocol):
         """When the next run becomes due, as the last `claim` saw it; None when nothing was waiting."""
         ...
 
-    async def save_definition(self, definition: Definition) -> None:
-        """Keep a structure under its fingerprint and make it its workflow's current one."""
+    async def save_definition(self, definition: Definition, *, current: bool) -> None:
+        """Keep a structure under its fingerprint; `current` makes it the one that starts by name get."""
         ...
 
     async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:

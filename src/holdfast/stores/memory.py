@@ -260,10 +260,11 @@ class MemoryStore:
         """See `Store`."""
         return min((r.due_at_ms for r in self._unheld() if r.due_at_ms is not None), default=None)
 
-    async def save_definition(self, definition: Definition) -> None:
+    async def save_definition(self, definition: Definition, *, current: bool) -> None:
         """See `Store`."""
         self._definitions[definition.name, definition.fingerprint] = definition
-        self._current[definition.name] = definition.fingerprint
+        if current:
+            self._current[definition.name] = definition.fingerprint
 
     async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:
         """See `Store`."""

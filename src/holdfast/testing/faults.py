@@ -172,10 +172,10 @@ class FaultyStore:
         await self._alive()
         return await self._inner.list_runs(status=status, workflow=workflow, limit=limit, after=after)
 
-    async def save_definition(self, definition: Definition) -> None:
+    async def save_definition(self, definition: Definition, *, current: bool) -> None:
         """See `Store`."""
         await self._alive()
-        await self._inner.save_definition(definition)
+        await self._inner.save_definition(definition, current=current)
 
     async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:
         """See `Store`."""

@@ -31,6 +31,7 @@ def connect(path: str, *, busy_ms: int, reads_only: bool) -> sqlite3.Connection:
             check_same_thread=False,
             cached_statements=STATEMENTS_CACHED,
         )
+        _check_format(connection, path)
         connection.execute("pragma journal_mode=wal")
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
@@ -49,34 +50,35 @@ def connect(path: str, *, busy_ms: int, reads_only: bool) -> sqlite3.Connection:
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Check the file's format and bring it up to this version's, in one transaction.
-
-    Raises:
-        FormatError: A newer format, or a database of something else; it was not touched.
-    """
-    migrations = _migrations()
+    """Bring the file's format up to this version's, in one transaction."""
     with transaction(connection, path):
-        version = int(connection.execute("pragma user_version").fetchone()[0])
-        application_id = int(connection.execute("pragma application_id").fetchone()[0])
-        tables = int(connection.execute("select count(*) from sqlite_schema").fetchone()[0])
-        if tables and application_id != APPLICATION_ID:
-            raise FormatError(
-                subject=path,
-                reason="the SQLite database of another program",
-                fix="name another file",
-            )
-        if version > len(migrations):
-            raise FormatError(
-                subject=path,
-                reason=f"written in format {version}, this version knows up to {len(migrations)}",
-                fix="install the version of Holdfast that wrote it, or a later one",
-            )
-        for script in migrations[version:]:
+        scripts = _migrations()
+        version = _check_format(connection, path)
+        for script in scripts[version:]:
             for statement in _statements(script):
                 connection.execute(statement)
-        if version < len(migrations):
+        if version < len(scripts):
             connection.execute(f"pragma application_id={APPLICATION_ID}")
-            connection.execute(f"pragma user_version={len(migrations)}")
+            connection.execute(f"pragma user_version={len(scripts)}")
+
+
+def _check_format(connection: sqlite3.Connection, path: str) -> int:
+    """The format of the file, 0 for a new one; only reads, so that what is refused stays as it was."""
+    version = int(connection.execute("pragma user_version").fetchone()[0])
+    application_id = int(connection.execute("pragma application_id").fetchone()[0])
+    tables = int(connection.execute("select count(*) from sqlite_schema").fetchone()[0])
+    if tables and application_id != APPLICATION_ID:
+        raise FormatError(
+            subject=path, reason="the SQLite database of another program", fix="name another file"
+        )
+    known = len(_migrations())
+    if version > known:
+        raise FormatError(
+            subject=path,
+            reason=f"written in format {version}, this version knows up to {known}",
+            fix="install the version of Holdfast that wrote it, or a later one",
+        )
+    return version
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ class OwnerLock:
 
     def acquire(self) -> bool:
         """Take the lock, or return False where someone else, in this process or another, has it."""
-        fd = _open(f"{self._path}-owner")
+        fd = _open(self._path, "-owner")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,7 +84,7 @@ class Gate:
 
     def __init__(self, path: str) -> None:
         """Args: the database file."""
-        self._path = f"{path}-gate"
+        self._path = path
         self._fd: int | None = None
 
     @contextlib.contextmanager
@@ -129,12 +129,12 @@ class Gate:
 
     def _descriptor(self) -> int:
         if self._fd is None:
-            self._fd = _open(self._path)
+            self._fd = _open(self._path, "-gate")
         return self._fd
 
 
-def _open(path: str) -> int:
+def _open(path: str, suffix: str) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path + suffix, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StoreOpenError(path=path, reason=str(error.strerror)) from error

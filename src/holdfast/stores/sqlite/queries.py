@@ -46,17 +46,21 @@ def list_runs(
     return [run_record(row) for row in rows]
 
 
-def save_definition(connection: sqlite3.Connection, definition: Definition) -> None:
-    """Insert or keep, and make it the only current one of its workflow."""
-    connection.execute(
-        "update definitions set current = 0 where name = ? and fingerprint <> ?",
-        (definition.name, definition.fingerprint),
-    )
+def save_definition(connection: sqlite3.Connection, definition: Definition, *, current: bool) -> None:
+    """Insert or keep it; if it is to be current, it is the only one of its workflow."""
+    if current:
+        connection.execute("update definitions set current = 0 where name = ?", (definition.name,))
     connection.execute(
         "insert into definitions (name, fingerprint, structure, input_schema, current)"
-        " values (?, ?, ?, ?, 1) on conflict (name, fingerprint)"
-        " do update set current = 1, input_schema = excluded.input_schema",
-        (definition.name, definition.fingerprint, definition.structure, definition.input_schema),
+        " values (?, ?, ?, ?, ?) on conflict (name, fingerprint)"
+        " do update set current = max(current, excluded.current), input_schema = excluded.input_schema",
+        (
+            definition.name,
+            definition.fingerprint,
+            definition.structure,
+            definition.input_schema,
+            current,
+        ),
     )
 
 

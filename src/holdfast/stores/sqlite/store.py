@@ -41,6 +41,8 @@ MEAN_WEIGHT = 0.1
 LOG_PAGES_MAX = 4_000
 """Pages (16 MB) after which the write-ahead log is copied back: bounds its size and a reader's search."""
 POLL_MS = 100
+INHERIT_MS = 1_000
+"""How often a client looks whether the file has lost its owner."""
 ENTRIES_PER_PAGE = 40
 
 
@@ -74,6 +76,7 @@ class SqliteStore:
         self._writes_in_flight = 0
         self._commit_mean_ms = 0.0
         self._log_pages = 0
+        self._inherits_at_ms = 0.0
         self._seen_version = -1
         self._next_due_at_ms: int | None = None
 
@@ -202,8 +205,27 @@ class SqliteStore:
         self, worker: str, *, workflows: Sequence[str], limit: int, excluded: Sequence[str] = ()
     ) -> list[RunRecord]:
         """See `Store`."""
+        if not self._owns and not await self._inherit():
+            return []
         due = await self._on_reader(self._look_for_due, workflows, limit, json.dumps(excluded))
         return await self._on_writer(self._hold, due, worker) if due else []
+
+    async def _inherit(self) -> bool:
+        """Become the owner if the one there was has gone and this process may; looks once a second."""
+        now_ms = self._machine_clock.monotonic_ms()
+        if self._mode != "auto" or now_ms < self._inherits_at_ms:
+            return False
+        self._inherits_at_ms = now_ms + INHERIT_MS
+        return await self._on_writer(self._take_ownership)
+
+    def _take_ownership(self, connection: sqlite3.Connection) -> bool:
+        if not self._lock.acquire():
+            return False
+        connection.execute(f"pragma busy_timeout={OWNER_BUSY_MS}")
+        with transaction(connection, self._path):
+            leases.free_all(connection, self._clock.stamp(connection))
+        self._owns = True
+        return True
 
     def _look_for_due(
         self, connection: sqlite3.Connection, workflows: Sequence[str], limit: int, excluded: str
@@ -262,9 +284,10 @@ class SqliteStore:
         """See `Store`."""
         return self._next_due_at_ms
 
-    async def save_definition(self, definition: Definition) -> None:
+    async def save_definition(self, definition: Definition, *, current: bool) -> None:
         """See `Store`."""
-        await self._on_writer(self._in_transaction, queries.save_definition, definition)
+        save = partial(queries.save_definition, definition=definition, current=current)
+        await self._on_writer(self._in_transaction, save)
 
     async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:
         """See `Store`."""
