@@ -16,7 +16,13 @@ from holdfast.cli.payloads import fold, output_of, plain
 from holdfast.cli.stopping import until_stopped
 from holdfast.core.entries import Failure
 from holdfast.engine import AsyncEngine, AsyncHandle
-from holdfast.errors import CodecError, ResultTimeoutError, TaskError, UsageError
+from holdfast.errors import (
+    CodecError,
+    ResultTimeoutError,
+    RunBlockedError,
+    TaskError,
+    UsageError,
+)
 from holdfast.runtime.starts import Definable
 from holdfast.runtime.views import RunStatus
 
@@ -111,11 +117,11 @@ async def _wait(handle: AsyncHandle) -> Ended:
         try:
             await handle.result(look_s)
         except ResultTimeoutError:
-            status = await handle.status()
-            if status.status == "blocked":
-                return Ended(id=handle.id, status="blocked")
-            is_told = is_told or _tell_undriven(status)
+            is_told = is_told or _tell_undriven(await handle.status())
             look_s = min(look_s * 2, LOOK_MAX_S)
+        except RunBlockedError as error:
+            failure = Failure("blocked", error.reason)
+            return Ended(id=handle.id, status="blocked", failure=failure)
         except (TaskError, CodecError):
             # A CodecError is an output that its own annotation refuses: it is what the run gave all the same.
             break

@@ -68,6 +68,8 @@ async def _read(url: str, run_id: str) -> tuple[RunStatus, list[JournalEntry]]:
     async with AsyncEngine(url, worker=False) as engine:
         handle = await engine.get(run_id)
         status = await handle.status()
+        if status.status == "blocked":
+            return status, []
         # The run may have gone on between the two: what is shown is one moment.
         journal = [each for each in await handle.journal() if each.position <= status.position]
         return status, journal
@@ -102,7 +104,7 @@ def _print_waiting(status: RunStatus) -> None:
     if status.worker is not None:
         print_line(f"worker {status.worker} drives it\n")
     elif status.status == "blocked":
-        print_line("blocked: it cannot be gone on with; the log of the worker says why\n")
+        print_line("blocked: it cannot go on before that is mended; its journal is kept as it is\n")
     else:
         print_line(f"no worker holds it; one that knows {status.workflow!r} goes on with it\n")
 

@@ -244,7 +244,7 @@ class Worker:
         except (HoldfastError, LookupError, ValueError) as error:
             if isinstance(error, StoreUnavailableError):
                 raise
-            LOGGER.exception("run %r is blocked: its journal cannot be read", record.id)
+            LOGGER.error("run %r is blocked: %s", record.id, error)  # noqa: TRY400 - the data's fault, not the code's
             await self._block(record)
             return
         self.adopt(record, run, bound)
