@@ -19,7 +19,7 @@ test: .venv/.dev               ## all tests
 check: .venv/.dev              ## linter, formatter, types, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy src $(wildcard tests/typing)
+	$(BIN)/mypy src examples $(wildcard tests/typing)
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 

@@ -12,6 +12,7 @@ from holdfast.definition.workflow import Workflow
 from holdfast.engine import AsyncEngine, AsyncHandle, arun
 from holdfast.errors import WorkflowError
 from holdfast.runtime.context import TaskContext, get_task_context
+from holdfast.runtime.views import JournalEntry, RunStatus, RunSummary
 from holdfast.sync import Engine, Handle, run
 
 __all__ = [
@@ -22,7 +23,10 @@ __all__ = [
     "Flow",
     "Handle",
     "Join",
+    "JournalEntry",
     "Retry",
+    "RunStatus",
+    "RunSummary",
     "Step",
     "Task",
     "TaskContext",

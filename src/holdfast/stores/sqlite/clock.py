@@ -1,7 +1,8 @@
 """The SQLite store's clock: wall time at open, raised to what was stamped before, then monotonic.
 
 So it never falls, and a wall clock that jumps while the process lives changes nothing. The high-water mark is
-written ahead by a second, which makes it one small write per second and not one per commit.
+written ahead by a second, which makes it one small write per second and not one per commit. A mark that lies in
+the future at open is therefore either that second or a wall clock set back; the newest stamp tells which.
 """
 
 import sqlite3
@@ -9,6 +10,10 @@ import sqlite3
 from holdfast.ports import Clock
 
 AHEAD_MS = 1_000
+# A scan, but only where the mark lies in the future: after a crash within the last second, or a clock set back.
+_NEWEST = """
+select max(coalesce((select max(updated_at_ms) from runs), 0), coalesce((select max(at_ms) from inbox), 0))
+"""
 
 
 class StoreClock:
@@ -20,10 +25,20 @@ class StoreClock:
         self._base_ms = 0.0
         self._reserved_ms = 0
 
-    def start(self, connection: sqlite3.Connection) -> None:
-        """Begin at the wall clock or the file's mark, whichever is later."""
+    def start(self, connection: sqlite3.Connection, *, owns: bool) -> None:
+        """Begin at the wall clock, or at the newest stamp if that is later.
+
+        A client takes the mark less its second for the newest stamp: the owner that writes it is alive, and
+        looking closely would cost every short-lived client a scan.
+        """
         high_ms = int(connection.execute("select high_ms from clock").fetchone()[0])
-        self._base_ms = max(self._clock.wall_ms(), high_ms) - self._clock.monotonic_ms()
+        begin_ms = self._clock.wall_ms()
+        if begin_ms < high_ms:
+            newest_ms = high_ms - AHEAD_MS
+            if owns:
+                newest_ms = int(connection.execute(_NEWEST).fetchone()[0])
+            begin_ms = max(begin_ms, newest_ms)
+        self._base_ms = begin_ms - self._clock.monotonic_ms()
 
     def now_ms(self) -> int:
         """The time, in integer ms."""

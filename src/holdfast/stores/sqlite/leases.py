@@ -28,9 +28,11 @@ update runs set worker = ?, epoch = epoch + 1,
 where key = ? and worker is null and status not in ('completed', 'failed', 'cancelled')
 returning {RUN_COLUMNS}
 """  # noqa: S608 - a constant of ours
-# Due now, for nobody knows how far their bodies came. Served by `runs_held`.
+# Due now, for nobody knows how far their bodies came, and in the order in which they were due before. Served by
+# `runs_held`.
 _FREE = """
-update runs set worker = null, due_at_ms = ?, recoveries = recoveries + 1 where worker is not null
+update runs set worker = null, due_at_ms = min(coalesce(due_at_ms, ?1), ?1), recoveries = recoveries + 1
+where worker is not null
 """
 _NEXT_DUE = """
 select min(due_at_ms) from runs

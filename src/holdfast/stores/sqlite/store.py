@@ -125,7 +125,7 @@ class SqliteStore:
                 reader = connect(self._path, busy_ms=CLIENT_BUSY_MS, reads_only=True)
             self._connections = (writer, reader)
             with translated(self._path):
-                self._clock.start(reader)
+                self._clock.start(reader, owns=self._owns)
             if self._owns:
                 with transaction(writer, self._path):
                     leases.free_all(writer, self._clock.stamp(writer))

@@ -1,0 +1,1 @@
+"""Programs that use Holdfast the way a user would."""
