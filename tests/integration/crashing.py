@@ -13,6 +13,7 @@ from holdfast.core.entries import Entry, RetryScheduled, StepCompleted
 from holdfast.core.header import Header, header_after
 from holdfast.core.invariants import check
 from holdfast.core.run import Run, evolve, owed
+from holdfast.runtime import worker
 from holdfast.runtime.clock import SystemClock
 from holdfast.runtime.urls import store_at
 from holdfast.stores.base import Member, RunRecord, Store
@@ -111,12 +112,10 @@ async def run_until_crash(store: FaultyStore, *, flow: Flow = FLOW) -> bool:
     crashing = asyncio.ensure_future(store.crashed.wait())
     await asyncio.wait({running, crashing}, return_when=asyncio.FIRST_COMPLETED)
     crashing.cancel()
-    # The dead do not drain: the first cancellation begins the draining, the second ends it.
-    for _ in range(2):
-        running.cancel()
-        for _ in range(10):
-            await asyncio.sleep(0)
+    grace_ms, worker.GRACE_MS = worker.GRACE_MS, 0  # the dead do not drain
+    running.cancel()
     await asyncio.wait({running})
+    worker.GRACE_MS = grace_ms
     if not running.cancelled():
         running.result()
     return store.crashed.is_set()

@@ -57,6 +57,7 @@ class Worker:
         self._busy = 0
         self._watchers: dict[str, list[asyncio.Future[Run | None]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._saving: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._claimed: deque[RunRecord] = deque()
         self._next_due_at_ms: int | None = None
@@ -76,7 +77,9 @@ class Worker:
     def save_snapshot(self, driver: Driver, state: bytes) -> None:
         """See `Host`."""
         snapshot = Snapshot(driver.run.position, state)
-        self.spawn(self._save_snapshot(driver.record, snapshot))
+        saving = self.spawn(self._save_snapshot(driver.record, snapshot))
+        self._saving.add(saving)
+        saving.add_done_callback(self._saving.discard)
 
     async def _save_snapshot(self, record: RunRecord, snapshot: Snapshot) -> None:
         try:
@@ -173,7 +176,8 @@ class Worker:
                 raise
             claiming.cancel()
             await self._drain()
-            committing.cancel()
+            for task in (committing, *self._saving):
+                task.cancel()
 
     async def _claim_for_ever(self) -> None:
         driving = self._store.may_drive
