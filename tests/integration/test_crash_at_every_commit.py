@@ -94,4 +94,4 @@ def test_a_crash_at_every_commit_one_after_the_other_gives_the_same_journal(kind
         assert entries == expected
         return crashes
 
-    assert asyncio.run(limp()) == commits - 2
+    assert 4 <= asyncio.run(limp()) <= commits

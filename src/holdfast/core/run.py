@@ -244,10 +244,12 @@ def _step_completed(run: Run, entry: StepCompleted) -> None:
     if entry.sets:
         branch.variables.update(entry.sets)
     arrivals = entry.arrivals
-    if len(arrivals) == 1 and branch.status == "active":
+    if len(arrivals) == 1 and branch.status == "active" and branch.attempt == 1:
         arrival = arrivals[0]
         if arrival.kind == "task" and arrival.branch == branch.id:
-            _move(branch, arrival)  # it stays open and active: nothing to count
+            # Most entries by far: it stays open and active, so there is nothing to count or to reset.
+            branch.at = arrival
+            branch.visits[arrival.step] = arrival.visit
             return
     _leave(run, branch)
     _arrive(run, branch, arrivals)
@@ -301,7 +303,9 @@ def _arrive(run: Run, source: Branch, arrivals: tuple[Arrival, ...]) -> None:
         if branch is None:
             branch = run.branches[arrival.branch] = Branch(arrival.branch, source, source.value)
             run.branches_started += 1
-        _move(branch, arrival)
+        branch.at = arrival
+        branch.visits[arrival.step] = arrival.visit
+        branch.attempt, branch.due_at_ms, branch.budgets, branch.failure = 1, 0, {}, None
         run.open += 1
         if arrival.kind == "task":
             branch.status = "active"
@@ -309,10 +313,3 @@ def _arrive(run: Run, source: Branch, arrivals: tuple[Arrival, ...]) -> None:
         else:
             branch.status = "joining"
             run.joining[branch.id] = None
-
-
-def _move(branch: Branch, arrival: Arrival) -> None:
-    branch.at = arrival
-    branch.visits[arrival.step] = arrival.visit
-    if branch.attempt != 1 or branch.budgets:
-        branch.attempt, branch.due_at_ms, branch.budgets, branch.failure = 1, 0, {}, None

@@ -21,11 +21,12 @@ from holdfast.definition.policies import FATAL
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
-from holdfast.runtime.limits import LINGER_MS, SNAPSHOT_BYTES_MIN
+from holdfast.runtime.limits import ATTEMPTS_PER_TURN, LINGER_MS, SNAPSHOT_BYTES_MIN
 from holdfast.stores.base import Append, Applied, Outcome, Refused, RunRecord
 from holdfast.stores.group_commit import GroupCommit
 
 Outcomes = AttemptSucceeded | AttemptFailed
+Next = asyncio.Future[StartAttempt | None] | StartAttempt | None
 
 
 class Host(Protocol):
@@ -67,6 +68,7 @@ class Driver:
     """
 
     __slots__ = (
+        "_answer",
         "_events",
         "_facts",
         "_host",
@@ -99,7 +101,8 @@ class Driver:
         self._sent_events: list[Outcomes] = []
         self._sent_leaves = False
         self._live: dict[str, asyncio.Task[None]] = {}
-        self._replies: dict[str, asyncio.Future[StartAttempt | None]] = {}
+        self._replies: dict[str, asyncio.Future[StartAttempt | None] | None] = {}
+        self._answer: StartAttempt | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._occupies = False
         self._unsaved_bytes = 0
@@ -134,19 +137,29 @@ class Driver:
         """The life of a branch's task: attempt after attempt, each after the commit of the one before."""
         branches, steps, facts = self.run.branches, self.bound.steps, self._facts
         make = self._host.attempts.make
+        made = 0
         while effect is not None:
             CURRENT.set(TaskContext(facts, effect))
             event = await make(effect, steps[effect.step], branches[effect.branch].value)
-            effect = await self._report(event)
+            answer = self._report(event)
+            effect = answer if answer is None or isinstance(answer, StartAttempt) else await answer
+            made += 1
+            if made % ATTEMPTS_PER_TURN == 0:
+                # Where nothing above had to wait, others in this loop have not had their turn.
+                await asyncio.sleep(0)
 
-    def _report(self, event: Outcomes) -> asyncio.Future[StartAttempt | None]:
-        """Take an outcome; the future gives the branch's next attempt once it is committed, or None."""
-        future: asyncio.Future[StartAttempt | None] = self._loop.create_future()
-        self._replies[event.branch] = future
+    def _report(self, event: Outcomes) -> Next:
+        """Take an outcome; gives the branch's next attempt, or None, once it is committed."""
+        branch = event.branch
         if self._sent is None:
+            self._replies[branch] = self._answer = None
             self._append([event])
+            if branch not in self._replies:
+                return self._answer  # an instant store has committed it already
         else:
             self._events.append(event)
+        future: asyncio.Future[StartAttempt | None] = self._loop.create_future()
+        self._replies[branch] = future
         return future
 
     def _append(self, events: list[Outcomes]) -> None:
@@ -159,10 +172,14 @@ class Driver:
 
     def _submit(self, entries: list[Entry], header: Header) -> None:
         status, record = header.status, self.record
-        over = status in OVER
-        self._sent = entries
-        self._sent_leaves = over or (status == "suspended" and self._may_park(header))
-        encoded = tuple([encode_entry(entry) for entry in entries])
+        read: int | None = record.messages_sent
+        leaves = False
+        if status != "running":
+            over = status in OVER
+            read = None if over else read
+            leaves = over or (status == "suspended" and self._may_park(header))
+        self._sent, self._sent_leaves = entries, leaves
+        encoded = [encode_entry(entry) for entry in entries]
         for data in encoded:
             self._unsaved_bytes += len(data)
         append = Append(
@@ -172,10 +189,10 @@ class Driver:
             encoded,
             status,
             header.due_at_ms,
-            None if self._sent_leaves else self._host.worker_id,
+            None if leaves else self._host.worker_id,
             header.due_in_ms,
             header.completes,
-            None if over else record.messages_sent,
+            read,
         )
         self._host.group.submit(append, self._committed)
 
@@ -208,12 +225,12 @@ class Driver:
 
     def _settle(self, entries: list[Entry]) -> None:
         """Start what a commit has made possible, and answer the branches whose events were in it."""
-        replies = self._replies
         for effect in owed_after(self.run, entries):
             self._carry_out(effect)
-        for event in self._sent_events:
-            if event.branch in replies:
-                self._reply(event.branch, None)
+        if self._replies:
+            for event in self._sent_events:
+                if event.branch in self._replies:
+                    self._reply(event.branch, None)
         if self._events:
             events, self._events = self._events, []
             self._append(events)
@@ -231,11 +248,13 @@ class Driver:
             self._spawn(effect)
 
     def _reply(self, branch: str, effect: StartAttempt | None) -> None:
-        """Answer the task that waits for its commit."""
+        """Answer the task that waits for its commit, or that is about to."""
         future = self._replies.pop(branch)
         if effect is None:
             del self._live[branch]
-        if not future.done():
+        if future is None:
+            self._answer = effect
+        elif not future.done():
             future.set_result(effect)
 
     def _spawn(self, effect: StartAttempt) -> None:

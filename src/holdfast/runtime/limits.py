@@ -6,6 +6,8 @@ CONCURRENCY_MAX = 100_000
 """Above this a process spends its time in bookkeeping; start another worker instead."""
 THREADS_MAX = 64
 """Sync bodies that run side by side in one process; more of them mostly fight for the interpreter lock."""
+ATTEMPTS_PER_TURN = 32
+"""Attempts of a branch before it lets others run, if it never had to wait: about a quarter of a ms."""
 LINGER_MS = 1_000
 """A wait no longer than this keeps the run in memory (it holds no slot): replaying it would cost more."""
 RESULT_POLL_FIRST_MS = 10

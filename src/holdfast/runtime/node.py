@@ -107,6 +107,7 @@ class Node:
         try:
             async with asyncio.TaskGroup() as services:
                 working = services.create_task(self.worker.run(stopping))
+                await self.worker.running.wait()
                 try:
                     yield
                 finally:

@@ -30,6 +30,7 @@ class Worker:
         worker_id: New with every start of a worker.
         group: Where everything of this process is committed.
         attempts: Calls tasks.
+        running: Set once runs can be driven.
         is_draining: Whether it is about to stop: nothing new is started.
     """
 
@@ -46,6 +47,7 @@ class Worker:
         self.worker_id = worker_id
         self.group = GroupCommit(store)
         self.attempts = attempts
+        self.running = asyncio.Event()
         self.is_draining = False
         self._store = store
         self._bound = bound
@@ -165,6 +167,7 @@ class Worker:
         """Work until `stopping` is set, then drain: bodies get the grace time, all runs are given back."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            self.running.set()
             committing = tasks.create_task(self.group.run())
             claiming = tasks.create_task(self._claim_for_ever())
             try:

@@ -69,7 +69,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         key: The run's key in this store.
         epoch: Under which this worker holds it.
         position: Of the last entry before these.
-        entries: Encoded, in order; may be empty to change the header only.
+        entries: Encoded, in order, not changed any more; may be empty to change the header only.
         status: Of the run after them.
         due_at_ms: When someone must act, if it is not held; 0 is now, None is never by itself.
         due_in_ms: The same counted from this transaction's stamp; the earlier of the two holds.
@@ -84,7 +84,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     key: int
     epoch: int
     position: int
-    entries: tuple[bytes, ...]
+    entries: Sequence[bytes]
     status: str
     due_at_ms: int | None
     worker: str | None
@@ -221,6 +221,11 @@ class Store(Protocol):
     @property
     def is_durable(self) -> bool:
         """Whether runs outlive the process."""
+        ...
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether `commit_now` always works and takes microseconds, so that gathering a group gains nothing."""
         ...
 
     @property

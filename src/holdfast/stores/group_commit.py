@@ -43,6 +43,7 @@ class GroupCommit:
     def __init__(self, store: Store) -> None:
         """Args: the store to write to; `run` must be running before it works in the background."""
         self._store = store
+        self._is_instant = store.is_instant
         self._pending: list[tuple[Member, Done]] = []
         self._scheduled = False
         self._work = asyncio.Event()
@@ -52,8 +53,14 @@ class GroupCommit:
     def submit(self, member: Member, done: Done) -> None:
         """Write `member` with the next transaction, then call `done(outcome)` on the loop's thread.
 
-        An append of a run may be submitted once the one before it has its outcome.
+        An append of a run may be submitted once the one before it has its outcome. An instant store has
+        answered before this returns.
         """
+        if self._is_instant:
+            outcomes = self._store.commit_now((member,))
+            if outcomes is not None:
+                done(outcomes[0])
+                return
         self._pending.append((member, done))
         if not self._scheduled:
             self._scheduled = True

@@ -72,8 +72,7 @@ class MemoryStore:
     def __init__(self, clock: Clock) -> None:
         """Args: where its time comes from."""
         self._clock = clock
-        self._wall_ms = clock.wall_ms()
-        self._opened_ms = clock.monotonic_ms()
+        self._base_ms = clock.wall_ms() - clock.monotonic_ms()
         self._rows: dict[int, _Row] = {}
         self._keys: dict[str, int] = {}
         self._definitions: dict[tuple[str, str], Definition] = {}
@@ -90,6 +89,11 @@ class MemoryStore:
         return False
 
     @property
+    def is_instant(self) -> bool:
+        """See `Store`."""
+        return True
+
+    @property
     def may_drive(self) -> bool:
         """See `Store`."""
         return True
@@ -101,7 +105,7 @@ class MemoryStore:
 
     def now_ms(self) -> int:
         """See `Store`."""
-        return self._wall_ms + int(self._clock.monotonic_ms() - self._opened_ms)
+        return int(self._base_ms + self._clock.monotonic_ms())
 
     async def open(self) -> None:
         """See `Store`. Frees every held run: an engine opens it after the one before has died."""

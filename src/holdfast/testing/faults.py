@@ -73,6 +73,11 @@ class FaultyStore:
         return self._inner.is_durable
 
     @property
+    def is_instant(self) -> bool:
+        """See `Store`. Never: a fault takes its time."""
+        return False
+
+    @property
     def may_drive(self) -> bool:
         """See `Store`."""
         return self._inner.may_drive

@@ -91,6 +91,11 @@ class SqliteStore:
         return True
 
     @property
+    def is_instant(self) -> bool:
+        """See `Store`."""
+        return False
+
+    @property
     def may_drive(self) -> bool:
         """See `Store`."""
         return self._owns
