@@ -77,7 +77,7 @@ class SqliteStore:
         self._commit_mean_ms = 0.0
         self._log_pages = 0
         self._inherits_at_ms = 0.0
-        self._seen_version = -1
+        self._seen: tuple[int, tuple[str, ...], str] | None = None
         self._next_due_at_ms: int | None = None
 
     @property
@@ -235,13 +235,14 @@ class SqliteStore:
     def _look_for_due(
         self, connection: sqlite3.Connection, workflows: Sequence[str], limit: int, excluded: str
     ) -> list[int]:
-        """Probe only if another connection has written, or the time has come that was seen last."""
+        """Probe only if another connection has written, the time has come, or the question is another."""
         version = int(connection.execute("pragma data_version").fetchone()[0])
+        seen = (version, tuple(workflows), excluded)
         now_ms = self._clock.now_ms()
         due_at_ms = self._next_due_at_ms
-        if version == self._seen_version and (due_at_ms is None or now_ms < due_at_ms):
+        if seen == self._seen and (due_at_ms is None or now_ms < due_at_ms):
             return []
-        self._seen_version = version
+        self._seen = seen
         self._next_due_at_ms = leases.next_due_at_ms(connection, workflows)
         return leases.find_due(connection, workflows=workflows, now_ms=now_ms, limit=limit, excluded=excluded)
 
