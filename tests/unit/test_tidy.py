@@ -57,6 +57,8 @@ LONG_FACADE_METHODS = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit
 CATCH_ALL_FILES = frozenset(
     {
         "runtime/attempts.py",  # around a task body: its failure is data
+        "runtime/node.py",  # around the caller's block: goes out as it came, past the task group
+        "runtime/failures.py",  # around the text of an error that may itself be broken
         "runtime/executors.py",  # out of a thread: carried to the caller as it is
         "sync.py",  # out of the portal's thread: raised again in the caller's
     }

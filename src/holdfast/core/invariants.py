@@ -1,6 +1,6 @@
 """What is true of every run, whatever was recorded: for tests, the simulator and crash checks."""
 
-from holdfast.core.run import Run
+from holdfast.core.run import OPEN, Run
 
 
 def check(run: Run) -> list[str]:
@@ -19,9 +19,7 @@ def check(run: Run) -> list[str]:
         "only a completed run has an output branch": (run.status == "completed")
         == (run.output_branch is not None),
         "only a failed run has a failure": (run.status == "failed") == (run.failure is not None),
-        "an open branch is somewhere": all(
-            b.at is not None for b in branches if b.status in {"active", "backoff", "joining"}
-        ),
+        "an open branch is somewhere": all(b.at is not None for b in branches if b.status in OPEN),
         "stamps never fall": run.created_at_ms <= run.updated_at_ms,
     }
     return [claim for claim, holds in claims.items() if not holds]

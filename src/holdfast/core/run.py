@@ -28,6 +28,9 @@ OVER: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 OWING: frozenset[str] = frozenset({"active", "backoff"})
 """Branches that owe an attempt, now or when it is due."""
 
+OPEN: frozenset[str] = frozenset({"active", "backoff", "joining"})
+"""Branches that are not over."""
+
 Value = bytes | Mapping[str, "Value"]
 """One encoded payload, or by branch the values that a join took; shared, never copied."""
 
@@ -276,7 +279,7 @@ def _retry_scheduled(run: Run, entry: RetryScheduled, at_ms: int) -> None:
 
 def _run_failed(run: Run, entry: RunFailed) -> None:
     for branch in run.branches.values():
-        if branch.status in {"active", "backoff", "joining"}:
+        if branch.status in OPEN:
             _leave(run, branch)
             branch.status = "failed" if branch.id == entry.branch else "cancelled"
             branch.failure = entry.failure if branch.id == entry.branch else None

@@ -76,6 +76,12 @@ class Attempts:
             if fired and task.uncancel() == 0:
                 raise _TimedOutError from None
             raise
+        except Exception as error:
+            if fired:
+                # The body's answer to being cancelled; it came too late all the same.
+                task.uncancel()
+                raise _TimedOutError from error
+            raise
         finally:
             handle.cancel()
         if fired:

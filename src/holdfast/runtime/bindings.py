@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from holdfast.codecs import json as codec
-from holdfast.core.run import Run, Value
+from holdfast.core.run import OPEN, Run, Value
 from holdfast.definition.task import Task
 from holdfast.definition.workflow import Workflow
-from holdfast.errors import CodecError, DefinitionError, Problem
+from holdfast.errors import CodecError, DefinitionError, FormatError, Problem
 
 _POSITIONAL = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 _NEEDED = _POSITIONAL | {inspect.Parameter.KEYWORD_ONLY}
@@ -58,11 +58,12 @@ class BoundWorkflow:
         workflow: The structure with the deployed policies.
         steps: Task steps by name.
         first: Those of them that get the run's input.
+        origin: What it was built from: the flow or workflow that a user holds.
     """
 
-    __slots__ = ("first", "steps", "workflow")
+    __slots__ = ("first", "origin", "steps", "workflow")
 
-    def __init__(self, workflow: Workflow) -> None:
+    def __init__(self, workflow: Workflow, *, origin: object = None) -> None:
         """Bind every task step.
 
         Raises:
@@ -81,8 +82,20 @@ class BoundWorkflow:
         if problems:
             raise DefinitionError(subject=f"workflow {workflow.name!r}", problems=problems)
         self.workflow = workflow
+        self.origin = origin
         self.steps: Mapping[str, BoundStep] = steps
         self.first = [steps[step.name] for step in workflow.first_steps() if step.name in steps]
+
+    def refuse_foreign(self, run: Run) -> None:
+        """Raise `FormatError` if an open branch of `run` stands where this workflow has no such step."""
+        for branch in run.branches.values():
+            at = branch.at
+            if branch.status in OPEN and (at is None or at.step not in self.workflow.steps):
+                raise FormatError(
+                    subject=f"run {run.id!r}",
+                    reason=f"branch {branch.id!r} is at no step of workflow {self.workflow.name!r}: {at}",
+                    fix="restore the journal and the table `definitions` from a backup",
+                )
 
     def input_schema(self) -> bytes:
         """JSON Schema of the input: of the one step that gets it, or all of the several that a fork feeds."""

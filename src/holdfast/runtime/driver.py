@@ -53,6 +53,10 @@ class Host(Protocol):
         """The driver is done: its run is over, given back (due then), or no longer ours."""
         ...
 
+    def begin_when_free(self, driver: "Driver", effect: StartAttempt) -> None:
+        """Call `driver.begin(effect)` now, or when a slot is free."""
+        ...
+
     def occupy(self, slots: int) -> None:
         """A driver has begun (1) or ceased (-1) to occupy a slot."""
         ...
@@ -69,6 +73,7 @@ class Driver:
 
     __slots__ = (
         "_answer",
+        "_dropped",
         "_events",
         "_facts",
         "_host",
@@ -105,6 +110,7 @@ class Driver:
         self._answer: StartAttempt | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._occupies = False
+        self._dropped = False
         self._unsaved_bytes = 0
         self._unsaved_bytes_max = SNAPSHOT_BYTES_MIN
 
@@ -131,6 +137,7 @@ class Driver:
         self._replies.clear()
         self._events.clear()
         self._sent = None
+        self._dropped = True
         self._note_slot()
 
     async def _drive(self, effect: StartAttempt | None) -> None:
@@ -272,8 +279,15 @@ class Driver:
             self._arm(effect)
             return
         del self._timers[effect.then.branch]
-        if not self._host.is_draining:
-            self._spawn(effect.then)
+        if self._occupies:
+            self.begin(effect.then)
+        else:
+            self._host.begin_when_free(self, effect.then)
+
+    def begin(self, effect: StartAttempt) -> None:
+        """Start an attempt that waited for its due time and a slot; nothing if the run was dropped."""
+        if not self._host.is_draining and not self._dropped:
+            self._spawn(effect)
 
     def _may_park(self, header: Header) -> bool:
         """Whether a suspended run should be given back: nothing runs, and nothing is due soon."""

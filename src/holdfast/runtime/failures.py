@@ -2,10 +2,11 @@
 
 import traceback
 from types import TracebackType
+from typing import Any
 
 from holdfast.codecs import json as codec
 from holdfast.core.entries import Failure
-from holdfast.definition.policies import FATAL, TIMEOUT
+from holdfast.definition.policies import TIMEOUT
 from holdfast.errors import CodecError, WorkflowError
 from holdfast.runtime.limits import CAUSES_MAX, TRACEBACK_CHARACTERS_MAX
 
@@ -18,19 +19,16 @@ def from_exception(error: BaseException, step: str, depth: int = 0) -> Failure:
     bases = tuple(base.__name__ for base in type(error).__mro__ if base.__name__ not in _ROOTS)
     name, details = type(error).__name__, None
     if isinstance(error, WorkflowError):
-        name, details = error.type, _details(error)
-    frames = traceback.TracebackException(type(error), error, _own_frames(error), compact=True)
-    text = "".join(frames.format(chain=False))
-    if isinstance(error, CodecError):
-        # The same value will not fit the next time either: `all` does not try again.
-        bases += (FATAL,)
+        # A subclass may have skipped our constructor, and nothing checks what a caller gives as the type.
+        name = _text(getattr(error, "type", name))
+        details = _details(getattr(error, "details", None))
     return Failure(
         type=name,
-        message=_printable(str(error)),
+        message=_text(error),
         types=(name, *(base for base in bases if base != name)),
-        traceback=_printable(text[-TRACEBACK_CHARACTERS_MAX:]),
+        traceback=_traceback(error),
         details=details,
-        notes=tuple(_printable(str(note)) for note in getattr(error, "__notes__", ())),
+        notes=tuple(_text(note) for note in _notes(error)),
         cause=None if cause is None or depth >= CAUSES_MAX else from_exception(cause, "", depth + 1),
         step=step,
     )
@@ -50,13 +48,33 @@ def _own_frames(error: BaseException) -> TracebackType | None:
     return frame
 
 
-def _details(error: WorkflowError) -> bytes | None:
-    if error.details is None:
+def _traceback(error: BaseException) -> str:
+    frames = traceback.extract_tb(_own_frames(error))
+    lines = [*traceback.format_list(frames), f"{type(error).__name__}: {_text(error)}\n"]
+    lines += [f"{_text(note)}\n" for note in _notes(error)]
+    return _printable("Traceback (most recent call last):\n" + "".join(lines))[-TRACEBACK_CHARACTERS_MAX:]
+
+
+def _notes(error: BaseException) -> list[object]:
+    notes: Any = getattr(error, "__notes__", ())
+    return list(notes) if isinstance(notes, list | tuple) else [notes]  # pyright: ignore[reportUnknownArgumentType] - anything
+
+
+def _details(details: object) -> bytes | None:
+    if details is None:
         return None
     try:
-        return codec.encode(error.details)
+        return codec.encode(details)
     except CodecError as refused:
         return codec.encode(f"details that cannot be encoded: {refused}")
+
+
+def _text(thing: object) -> str:
+    """The thing as text, whatever its own `__str__` does."""
+    try:
+        return _printable(str(thing))
+    except Exception as error:  # noqa: BLE001 - an error that cannot even be printed is still a failure
+        return f"<{type(thing).__name__} whose text raises {type(error).__name__}>"
 
 
 def _printable(text: str) -> str:

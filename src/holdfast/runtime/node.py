@@ -104,20 +104,19 @@ class Node:
     @contextlib.asynccontextmanager
     async def _serving(self) -> AsyncGenerator[None]:
         stopping = asyncio.Event()
-        try:
-            async with asyncio.TaskGroup() as services:
-                working = services.create_task(self.worker.run(stopping))
-                await self.worker.running.wait()
-                try:
-                    yield
-                finally:
-                    stopping.set()
-                    await asyncio.wait({working})
-        except BaseExceptionGroup as group:
-            # The task group has wrapped the caller's own error; it goes out as it came.
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None
-            raise
+        raised: Exception | None = None
+        async with asyncio.TaskGroup() as services:
+            working = services.create_task(self.worker.run(stopping))
+            await self.worker.running.wait()
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 - the caller's own: a task group would wrap it
+                raised = error
+            finally:
+                stopping.set()
+                await asyncio.wait({working})
+        if raised is not None:
+            raise raised
 
     async def start(
         self,
@@ -184,8 +183,7 @@ class Node:
 
     async def resume(self, run_id: str) -> Any:  # noqa: ANN401 - what the task returned
         """Drive one run now and return its output; see `AsyncEngine.resume`."""
-        await self.find(run_id)
-        await self.worker.resume(run_id)
+        await self.worker.resume(await self.find(run_id))
         return await self.result(run_id, None, None)
 
     async def find(self, run_id: str) -> RunRecord:

@@ -60,8 +60,9 @@ def bind_all(targets: Iterable[Definable], *, durable: bool) -> Mapping[str, Bou
     """
     bound: dict[str, BoundWorkflow] = {}
     for target in targets:
-        if not isinstance(target, Flow | Workflow):
-            raise UsageError(what=f"{target!r} is no Flow or Workflow", fix="pass what you built")
+        if isinstance(target, str):
+            raise UsageError(what=f"{target!r} is a name", fix="pass the Flow or Workflow itself")
+        _check_workflow(target)
         workflow = target.build(durable=durable) if isinstance(target, Flow) else target
         if workflow.name in bound:
             raise UsageError(what=f"two workflows are called {workflow.name!r}", fix="give one another name")
@@ -71,7 +72,7 @@ def bind_all(targets: Iterable[Definable], *, durable: bool) -> Mapping[str, Bou
                 what=f"workflow {workflow.name!r} calls tasks that are not given: {', '.join(missing)}",
                 fix="pass them with Workflow(..., tasks=[...])",
             )
-        bound[workflow.name] = BoundWorkflow(workflow)
+        bound[workflow.name] = BoundWorkflow(workflow, origin=target)
     return bound
 
 
@@ -80,10 +81,13 @@ async def resolve(store: Store, bound: Mapping[str, BoundWorkflow], target: Defi
 
     Raises:
         WorkflowNotFoundError: Neither.
+        UsageError: It is no workflow, or another one than that of its name here.
     """
+    _check_workflow(target)
     name = target if isinstance(target, str) else target.name
     known = bound.get(name)
     if known is not None:
+        _check_same(known, target)
         return known.workflow
     if isinstance(target, str):
         stored = await store.find_definition(name)
@@ -91,6 +95,22 @@ async def resolve(store: Store, bound: Mapping[str, BoundWorkflow], target: Defi
             return Workflow.from_structure(stored.structure)
     names = {*bound, *await store.definition_names()}
     raise WorkflowNotFoundError(workflow=name, known=sorted(names))
+
+
+def _check_workflow(target: object) -> None:
+    if not isinstance(target, Flow | Workflow | str):
+        raise UsageError(what=f"{target!r} is no Flow or Workflow", fix="pass what you built, or its name")
+
+
+def _check_same(known: BoundWorkflow, target: Definable | str) -> None:
+    if isinstance(target, str) or target is known.origin:
+        return
+    given = target.build() if isinstance(target, Flow) else target
+    if given.fingerprint != known.workflow.fingerprint:
+        raise UsageError(
+            what=f"another workflow is called {given.name!r} here",
+            fix="start the one that is in workflows=[...], or give this one another name and add it there",
+        )
 
 
 def encode_input(workflow: Workflow, bound: BoundWorkflow | None, value: object) -> bytes:

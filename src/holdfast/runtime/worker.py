@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
+from holdfast.core.effects import StartAttempt
 from holdfast.core.run import Run
 from holdfast.definition.task import Task
 from holdfast.definition.workflow import Workflow
@@ -62,6 +63,7 @@ class Worker:
         self._saving: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._claimed: deque[RunRecord] = deque()
+        self._ready: deque[tuple[Driver, StartAttempt]] = deque()
         self._next_due_at_ms: int | None = None
 
     # What drivers need (`driver.Host`).
@@ -105,7 +107,17 @@ class Worker:
     def occupy(self, slots: int) -> None:
         """See `Host`."""
         self._busy += slots
+        while self._ready and self._free() > 0:
+            driver, effect = self._ready.popleft()
+            driver.begin(effect)
         self._wake.set()
+
+    def begin_when_free(self, driver: Driver, effect: StartAttempt) -> None:
+        """See `Host`."""
+        if self._free() > 0:
+            driver.begin(effect)
+        else:
+            self._ready.append((driver, effect))
 
     # What engines need.
 
@@ -152,10 +164,13 @@ class Worker:
         """Look for due runs now."""
         self._wake.set()
 
-    async def resume(self, run_id: str) -> None:
-        """Drive one run now, whatever its due time says of others; does nothing if someone holds it."""
-        if run_id in self._drivers or not self._store.may_drive:
-            return
+    async def resume(self, record: RunRecord) -> None:
+        """Drive one run now, due or not; nothing if someone holds it, or its workflow is not known here."""
+        if record.id not in self._drivers and record.workflow in self._bound:
+            # In a task of the worker's: a caller who is cancelled must not leave a run that nobody drives.
+            await asyncio.shield(self.spawn(self._resume(record.id)))
+
+    async def _resume(self, run_id: str) -> None:
         record = await self._store.claim_one(self.worker_id, run_id)
         if record is not None:
             self._claimed.append(record)
@@ -177,14 +192,13 @@ class Worker:
                 self.is_draining = True
                 self._cancel_bodies()
                 raise
-            claiming.cancel()
-            await self._drain()
+            await self._drain(claiming)
             for task in (committing, *self._saving):
                 task.cancel()
 
     async def _claim_for_ever(self) -> None:
         driving = self._store.may_drive
-        while True:
+        while not self.is_draining:
             self._wake.clear()
             try:
                 wait_s = await self._claim()
@@ -237,8 +251,12 @@ class Worker:
     async def _take_over_claimed(self) -> None:
         """Drive what is held; what the store does not let us read now stays listed and is tried again."""
         while self._claimed:
-            await self._take_over(self._claimed[0])
-            self._claimed.popleft()
+            record = self._claimed.popleft()
+            try:
+                await self._take_over(record)
+            except (StoreUnavailableError, asyncio.CancelledError):
+                self._claimed.appendleft(record)
+                raise
 
     async def _take_over(self, record: RunRecord) -> None:
         """Fold the journal of a claimed run and drive it; what cannot be read blocks this run only."""
@@ -248,6 +266,7 @@ class Worker:
                 await self._store.release([(record.key, record.epoch)])
                 return
             run = await fold(self._store, record)
+            bound.refuse_foreign(run)
         except (HoldfastError, LookupError, ValueError) as error:
             if isinstance(error, StoreUnavailableError):
                 raise
@@ -257,7 +276,9 @@ class Worker:
         self.adopt(record, run, bound)
 
     async def _block(self, record: RunRecord) -> None:
-        await self.group.commit(Append(record.key, record.epoch, record.position, (), "blocked", None, None))
+        await self.group.commit(
+            Append(record.key, record.epoch, record.position, (), "blocked", None, None, messages_read=None)
+        )
 
     async def _bound_to(self, record: RunRecord) -> BoundWorkflow | None:
         """The structure a run is pinned to, with the deployed code; None where tasks of it are gone."""
@@ -292,26 +313,27 @@ class Worker:
     def _free(self) -> int:
         return self._concurrency - self._busy
 
-    async def _drain(self) -> None:
-        """Wait for bodies and commits under way up to the grace time, then give every run back."""
+    async def _drain(self, claiming: asyncio.Task[None]) -> None:
+        """Wait for claims, bodies and commits under way up to the grace time, then give every run back."""
         self.is_draining = True
-        grace = asyncio.get_running_loop().call_later(GRACE_MS / 1_000, self._end_grace)
-        while any(driver.is_busy for driver in self._drivers.values()):
+        self._wake.set()
+        claiming.add_done_callback(lambda _: self._wake.set())
+        grace = asyncio.get_running_loop().call_later(GRACE_MS / 1_000, self._end_grace, claiming)
+        while not claiming.done() or any(driver.is_busy for driver in self._drivers.values()):
             self._wake.clear()
             await self._wake.wait()
         grace.cancel()
-        held = [(d.record.key, d.record.epoch) for d in self._drivers.values()]
         for driver in list(self._drivers.values()):
             driver.drop()
             self.left(driver, due_at_ms=None)
-        if held:
-            try:
-                await self._store.release(held)
-            except StoreUnavailableError as error:
-                LOGGER.warning("%d runs could not be given back: %s", len(held), error)
+        try:
+            await self._store.release_all(self.worker_id)
+        except StoreUnavailableError as error:
+            LOGGER.warning("runs could not be given back: %s", error)
 
-    def _end_grace(self) -> None:
-        LOGGER.warning("bodies still running after %d ms are cancelled", GRACE_MS)
+    def _end_grace(self, claiming: asyncio.Task[None]) -> None:
+        LOGGER.warning("what is still under way after %d ms is cancelled", GRACE_MS)
+        claiming.cancel()
         self._cancel_bodies()
 
     def _cancel_bodies(self) -> None:

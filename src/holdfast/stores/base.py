@@ -292,6 +292,10 @@ class Store(Protocol):
         """Give back runs by (key, epoch), due now; one that is no longer held so is passed over."""
         ...
 
+    async def release_all(self, worker: str) -> None:
+        """Give back every run that `worker` holds, due now: also those it does not know of."""
+        ...
+
     async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
         """All entries after a position, in order."""
         ...

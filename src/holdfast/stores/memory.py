@@ -232,6 +232,12 @@ class MemoryStore:
             if row.epoch == epoch and row.worker is not None:
                 row.worker, row.due_at_ms = None, self.now_ms()
 
+    async def release_all(self, worker: str) -> None:
+        """See `Store`."""
+        for row in self._rows.values():
+            if row.worker == worker:
+                row.worker, row.due_at_ms = None, self.now_ms()
+
     async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
         """See `Store`."""
         rows = self._rows[key].journal[after:] if key in self._rows else []

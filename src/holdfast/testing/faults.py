@@ -155,6 +155,11 @@ class FaultyStore:
         if not self.crashed.is_set():
             await self._inner.release(held)
 
+    async def release_all(self, worker: str) -> None:
+        """See `Store`. Nothing after a crash: the dead give nothing back."""
+        if not self.crashed.is_set():
+            await self._inner.release_all(worker)
+
     async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
         """See `Store`."""
         await self._alive()

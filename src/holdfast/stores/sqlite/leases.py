@@ -72,6 +72,11 @@ def release(connection: sqlite3.Connection, held: Sequence[tuple[int, int]], now
     )
 
 
+def release_all(connection: sqlite3.Connection, worker: str, now_ms: int) -> None:
+    """Give back all runs of a worker, due now. Served by `runs_held`."""
+    connection.execute("update runs set worker = null, due_at_ms = ? where worker = ?", (now_ms, worker))
+
+
 def free_all(connection: sqlite3.Connection, now_ms: int) -> int:
     """Free every held run: the caller holds the owner lock, so whoever held them is dead."""
     return connection.execute(_FREE, (now_ms,)).rowcount

@@ -266,6 +266,14 @@ class SqliteStore:
         with transaction(connection, self._path):
             leases.release(connection, held, self._clock.stamp(connection))
 
+    async def release_all(self, worker: str) -> None:
+        """See `Store`."""
+        await self._on_writer(self._release_all, worker)
+
+    def _release_all(self, connection: sqlite3.Connection, worker: str) -> None:
+        with transaction(connection, self._path):
+            leases.release_all(connection, worker, self._clock.stamp(connection))
+
     async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
         """See `Store`."""
         return await self._on_reader(journal.read_journal, key, after)
