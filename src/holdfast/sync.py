@@ -31,7 +31,13 @@ class Portal:
         self._thread = threading.Thread(target=self._run, name="holdfast-engine", daemon=True)
 
     def open(self) -> None:
-        """Start the thread and wait until the engine works; raises what entering it raised."""
+        """Start the thread and wait until the engine works; raises what entering it raised.
+
+        Raises:
+            UsageError: It has been opened before.
+        """
+        if self._thread.ident is not None:
+            raise UsageError(what="this engine has been opened before", fix="make a new one")
         self._thread.start()
         self._ready.wait()
         if self._error is not None:

@@ -86,10 +86,18 @@ class Node:
         self._ids = ids
         self._threads = threads
         self._is_open = False
+        self._was_opened = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Open the store and work until the block ends; then drain and close."""
+        """Open the store and work until the block ends; then drain and close. Once.
+
+        Raises:
+            UsageError: It has been opened before.
+        """
+        if self._was_opened:
+            raise UsageError(what="this engine has been opened before", fix="make a new one")
+        self._was_opened = True
         await self.store.open()
         try:
             await self.worker.define()

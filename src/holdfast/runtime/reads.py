@@ -87,4 +87,6 @@ async def ended_in_time(store: Store, worker: Worker, run_id: str, timeout_ms: i
             return await ended(store, worker, run_id)
     except TimeoutError:
         record = await find(store, run_id)
+        if record.status in OVER:
+            return await fold(store, record)
         raise ResultTimeoutError(run_id=run_id, timeout_ms=timeout_ms, status=record.status) from None

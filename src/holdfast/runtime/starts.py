@@ -61,7 +61,7 @@ def bind_all(targets: Iterable[Definable], *, durable: bool) -> Mapping[str, Bou
     bound: dict[str, BoundWorkflow] = {}
     for target in targets:
         if isinstance(target, str):
-            raise UsageError(what=f"{target!r} is a name", fix="pass the Flow or Workflow itself")
+            raise UsageError(what=f"{target!r} is no Flow or Workflow", fix="pass the object, not its name")
         _check_workflow(target)
         workflow = target.build(durable=durable) if isinstance(target, Flow) else target
         if workflow.name in bound:

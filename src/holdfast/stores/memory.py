@@ -228,8 +228,8 @@ class MemoryStore:
     async def release(self, held: Sequence[tuple[int, int]]) -> None:
         """See `Store`."""
         for key, epoch in held:
-            row = self._rows[key]
-            if row.epoch == epoch and row.worker is not None:
+            row = self._rows.get(key)
+            if row is not None and row.epoch == epoch and row.worker is not None:
                 row.worker, row.due_at_ms = None, self.now_ms()
 
     async def release_all(self, worker: str) -> None:
@@ -245,7 +245,8 @@ class MemoryStore:
 
     async def read_inbox(self, key: int, *, after: int = 0) -> list[InboxRow]:
         """See `Store`."""
-        return [row for row in self._rows[key].inbox if row.seq > after]
+        row = self._rows.get(key)
+        return [] if row is None else [each for each in row.inbox if each.seq > after]
 
     async def find_run(self, run_id: str) -> RunRecord | None:
         """See `Store`."""
@@ -286,13 +287,14 @@ class MemoryStore:
 
     async def save_snapshot(self, key: int, epoch: int, snapshot: Snapshot) -> None:
         """See `Store`."""
-        row = self._rows[key]
-        if row.epoch == epoch:
+        row = self._rows.get(key)
+        if row is not None and row.epoch == epoch:
             row.snapshot = snapshot
 
     async def find_snapshot(self, key: int) -> Snapshot | None:
         """See `Store`."""
-        return self._rows[key].snapshot
+        row = self._rows.get(key)
+        return None if row is None else row.snapshot
 
 
 def _record(row: _Row) -> RunRecord:

@@ -131,34 +131,38 @@ def _insert(
     connection: sqlite3.Connection, new: Sequence[NewRun], at_ms: int, entries: list[Row]
 ) -> dict[str, int]:
     """Insert the runs whose ids are free and collect their first entries: id to key."""
-    rows = {
-        each.id: (
-            each.id,
-            int(each.worker is not None),
-            len(each.entries),
-            "pending" if each.worker is None else "running",
-            each.workflow,
-            each.fingerprint,
-            each.queue,
-            each.priority,
-            json.dumps(each.tags) if each.tags else "[]",
-            each.worker,
-            at_ms,
-            each.input_digest,
-            each.parent_key,
-            each.parent_incarnation,
-            each.parent_step,
-            at_ms,
-            at_ms,
-        )
-        for each in reversed(new)
-    }
-    keys: dict[str, int] = dict(_write_rows(connection, _INSERT_RUNS, list(rows.values())))
-    for each in {each.id: each for each in reversed(new)}.values():
+    first: dict[str, NewRun] = {}
+    for each in new:
+        first.setdefault(each.id, each)  # the second of two with one id finds it taken
+    rows = [_run_row(each, at_ms) for each in first.values()]
+    keys: dict[str, int] = dict(_write_rows(connection, _INSERT_RUNS, rows))
+    for each in first.values():
         if each.id in keys:
             key = keys[each.id]
             entries.extend((key, n, 0, at_ms, entry) for n, entry in enumerate(each.entries, 1))
     return keys
+
+
+def _run_row(new: NewRun, at_ms: int) -> Row:
+    return (
+        new.id,
+        int(new.worker is not None),
+        len(new.entries),
+        "pending" if new.worker is None else "running",
+        new.workflow,
+        new.fingerprint,
+        new.queue,
+        new.priority,
+        json.dumps(new.tags) if new.tags else "[]",
+        new.worker,
+        at_ms,
+        new.input_digest,
+        new.parent_key,
+        new.parent_incarnation,
+        new.parent_step,
+        at_ms,
+        at_ms,
+    )
 
 
 def _spawn(connection: sqlite3.Connection, append: Append, at_ms: int, entries: list[Row]) -> None:
