@@ -22,6 +22,9 @@ def from_exception(error: BaseException, step: str, depth: int = 0) -> Failure:
         # A subclass may have skipped our constructor, and nothing checks what a caller gives as the type.
         name = _text(getattr(error, "type", name))
         details = _details(getattr(error, "details", None))
+    if isinstance(error, CodecError):
+        # The same value will not fit the next time either: `all` does not try again.
+        bases += (FATAL,)
     return Failure(
         type=name,
         message=_text(error),

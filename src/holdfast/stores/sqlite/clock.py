@@ -44,6 +44,10 @@ class StoreClock:
         """The time, in integer ms."""
         return int(self._base_ms + self._clock.monotonic_ms())
 
+    def reserve_again(self) -> None:
+        """A transaction that was stamped has been rolled back, and the mark it wrote perhaps with it."""
+        self._reserved_ms = 0
+
     def stamp(self, connection: sqlite3.Connection) -> int:
         """The time of the transaction that is open on `connection`."""
         at_ms = self.now_ms()

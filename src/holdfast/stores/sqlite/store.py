@@ -1,13 +1,14 @@
 """`SqliteStore`: the Store protocol over one file, with a writer thread, a reader thread and the owner lock."""
 
 import asyncio
+import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
-from holdfast.errors import StoreRefusedError, StoreUnavailableError
+from holdfast.errors import HoldfastError, StoreRefusedError, StoreUnavailableError
 from holdfast.ports import Clock, Threads
 from holdfast.stores.base import (
     Append,
@@ -132,8 +133,8 @@ class SqliteStore:
             with translated(self._path):
                 self._clock.start(reader, owns=self._owns)
             if self._owns:
-                with transaction(writer, self._path):
-                    leases.free_all(writer, self._clock.stamp(writer))
+                with self._stamped(writer) as at_ms:
+                    leases.free_all(writer, at_ms)
         except BaseException:
             self._close()
             raise
@@ -188,16 +189,26 @@ class SqliteStore:
         begun_ms = self._machine_clock.monotonic_ms()
         connection, _ = self._opened()
         try:
-            with transaction(connection, self._path):
-                outcomes = journal.write_group(connection, group, self._clock.stamp(connection))
+            with self._stamped(connection) as at_ms:
+                outcomes = journal.write_group(connection, group, at_ms)
         except StoreRefusedError:
-            with transaction(connection, self._path):
-                outcomes = journal.write_one_by_one(connection, group, self._clock.stamp(connection))
+            with self._stamped(connection) as at_ms:
+                outcomes = journal.write_one_by_one(connection, group, at_ms)
         spent_ms = self._machine_clock.monotonic_ms() - begun_ms
         if len(group) == 1:
             self._commit_mean_ms += (spent_ms - self._commit_mean_ms) * MEAN_WEIGHT
         self._log_pages += 3 + _entry_count(group) // ENTRIES_PER_PAGE + len(group) // 10
         return outcomes
+
+    @contextlib.contextmanager
+    def _stamped(self, connection: sqlite3.Connection) -> Generator[int]:
+        """A transaction and its stamp."""
+        try:
+            with transaction(connection, self._path):
+                yield self._clock.stamp(connection)
+        except HoldfastError:
+            self._clock.reserve_again()
+            raise
 
     def _copy_log_back(self, connection: sqlite3.Connection) -> None:
         with self._gate.closed() as alone:
@@ -227,8 +238,8 @@ class SqliteStore:
         if not self._lock.acquire():
             return False
         connection.execute(f"pragma busy_timeout={OWNER_BUSY_MS}")
-        with transaction(connection, self._path):
-            leases.free_all(connection, self._clock.stamp(connection))
+        with self._stamped(connection) as at_ms:
+            leases.free_all(connection, at_ms)
         self._owns = True
         return True
 
@@ -263,16 +274,16 @@ class SqliteStore:
         await self._on_writer(self._release, held)
 
     def _release(self, connection: sqlite3.Connection, held: Sequence[tuple[int, int]]) -> None:
-        with transaction(connection, self._path):
-            leases.release(connection, held, self._clock.stamp(connection))
+        with self._stamped(connection) as at_ms:
+            leases.release(connection, held, at_ms)
 
     async def release_all(self, worker: str) -> None:
         """See `Store`."""
         await self._on_writer(self._release_all, worker)
 
     def _release_all(self, connection: sqlite3.Connection, worker: str) -> None:
-        with transaction(connection, self._path):
-            leases.release_all(connection, worker, self._clock.stamp(connection))
+        with self._stamped(connection) as at_ms:
+            leases.release_all(connection, worker, at_ms)
 
     async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
         """See `Store`."""
