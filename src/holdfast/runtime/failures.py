@@ -6,7 +6,7 @@ from typing import Any
 
 from holdfast.codecs import json as codec
 from holdfast.core.entries import Failure
-from holdfast.definition.policies import TIMEOUT
+from holdfast.definition.policies import FATAL, TIMEOUT
 from holdfast.errors import CodecError, WorkflowError
 from holdfast.runtime.limits import CAUSES_MAX, TRACEBACK_CHARACTERS_MAX
 
