@@ -54,6 +54,9 @@ class Threads(Protocol):
 
         Returns:
             A future of the running loop with `fn`'s result or exception.
+
+        Raises:
+            RuntimeError: Closed; nothing was called.
         """
         ...
 

@@ -10,11 +10,12 @@ from holdfast.cli.output import moment, note, print_document, print_table
 from holdfast.core.run import RunStatus
 from holdfast.engine import AsyncEngine
 from holdfast.errors import UsageError
+from holdfast.runtime.limits import LIST_MAX
 from holdfast.runtime.views import RunSummary
 
 STATUSES: tuple[str, ...] = get_args(RunStatus)
 PAGE = 100
-PAGE_MAX = 10_000
+PAGE_MAX = LIST_MAX
 """Runs of one page: more are asked for with --after."""
 COLUMNS = ("id", "workflow", "status", "entries", "created", "updated")
 

@@ -18,7 +18,7 @@ def decode_entry(data: bytes, *, run_id: str, position: int) -> Entry:
     """
     try:
         entry: Entry = _decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError(
             subject=f"entry {position} of run {run_id!r}",
             reason=str(error),

@@ -6,6 +6,7 @@ over 2 MiB are refused with the path of the value. Stored data never causes code
 """
 
 import dataclasses
+import enum
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -118,15 +119,22 @@ def _refuse(value: Any, path: str, depth: int) -> None:  # noqa: ANN401 - any va
         for index, item in enumerate(value):
             if type(item) not in _SCALARS:
                 _refuse(item, f"{path}[{index}]", depth + 1)
-    elif dataclasses.is_dataclass(value) or isinstance(value, msgspec.Struct):
+    elif isinstance(value, enum.Enum):
+        _refuse(value.value, path, depth + 1)
+    elif _has_fields(value):
         for name in _field_names(value):
             _refuse(getattr(value, name, None), f"{path}.{name}", depth + 1)
-    elif type(value) not in _SCALARS:
+    elif type(value) not in _SCALARS and value is not msgspec.UNSET:
         _refuse_leaf(value, path)
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
-    return isinstance(value, Mapping)
+    return isinstance(value, dict)
+
+
+def _has_fields(value: object) -> bool:
+    is_data = dataclasses.is_dataclass(value) or isinstance(value, msgspec.Struct)
+    return is_data and not isinstance(value, type)
 
 
 def _is_sequence(value: object) -> TypeGuard[Iterable[Any]]:

@@ -77,10 +77,12 @@ def decode_run(run_id: str, data: bytes) -> Run | None:
     """The run as it was, or None where this version cannot read the snapshot."""
     try:
         state = _decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+        return _run(run_id, state) if state.version == _VERSION else None
+    except (msgspec.MsgspecError, ValueError, LookupError, RecursionError):
         return None
-    if state.version != _VERSION:
-        return None
+
+
+def _run(run_id: str, state: _RunState) -> Run:
     run = Run(run_id)
     payloads = state.payloads
     run.workflow, run.fingerprint = state.workflow, state.fingerprint

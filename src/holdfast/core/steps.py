@@ -22,7 +22,9 @@ def start_requested(turn: Turn, event: StartRequested) -> None:
     arrivals = arrive(turn, main, workflow.steps[workflow.start_at])
     # A main that forks at once ends inside RunStarted: it was never open, so it is not counted as ended.
     turn.ended = ()
-    turn.entries.append(RunStarted(workflow.name, workflow.fingerprint, event.input, arrivals))
+    if any(arrival.branch == MAIN for arrival in arrivals):
+        turn.started += (MAIN,)
+    turn.record(RunStarted(workflow.name, workflow.fingerprint, event.input, arrivals))
 
 
 def straight_on(workflow: Workflow, run: Run, event: AttemptSucceeded) -> StepCompleted | None:

@@ -91,7 +91,8 @@ class Fork:
 
         Args:
             fs: At least one.
-            name: Its key in the dict that `join` passes on; default the name of its first step.
+            name: Its key in the dict that `join` passes on, distinct in the flow; default the name of
+                its first step.
         """
         steps: list[Step] = []
         for f in fs:
@@ -102,8 +103,9 @@ class Fork:
         label = name or (steps[0].name if steps else "")
         if not steps:
             self._draft.report(label, "empty_branch", "a branch needs at least one function")
-        if label in self._branches:
+        if label in self._draft.branches:
             self._draft.report(label, "duplicate_branch", f"two branches are called {label!r}")
+        self._draft.branches.add(label)
         self._branches[label] = steps
         return self
 
@@ -130,6 +132,7 @@ class _Draft:
         self.steps: list[Step] = []
         self.tasks: dict[str, Task[..., Any]] = {}
         self.problems: list[Problem] = []
+        self.branches: set[str] = set()
         self.fork_is_open = False
         self.nameless: list[Problem] = []
         self._names: set[str] = set()
@@ -159,7 +162,11 @@ class _Draft:
         if task.name == LAMBDA:
             # A lambda's own name says nothing: the step's name is what the journal knows it by.
             label = self.distinct(name or "lambda")
-            self.tasks[label] = Task(task.fn, name=label)
+            lambda_task = Task(task.fn, name=label)
+            if self.tasks.setdefault(label, lambda_task) is not lambda_task:
+                self.report(
+                    label, "task_name", f"a function is called {label!r} too; name the lambda otherwise"
+                )
             if name is None:
                 message = "a lambda in a durable flow needs a name: .then(f, name=...)"
                 self.nameless.append(_problem(label, "nameless", message))

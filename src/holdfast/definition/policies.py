@@ -10,6 +10,8 @@ ALL = "all"
 TASK_FAILED = "task_failed"
 TIMEOUT = "timeout"
 FATAL = "fatal"
+ROOTS = ("Exception", "BaseException")
+"""Classes that every error derives from: as patterns they mean `all`."""
 RETRIES_MAX = 10_000
 """Retries of one policy: beyond this a step is a loop, and says so better as one."""
 BACKOFF_RATE_MAX = 1_000
@@ -89,7 +91,7 @@ class Retry:
 
 
 def _pattern_matches(pattern: str, types: tuple[str, ...]) -> bool:
-    if pattern == ALL:
+    if pattern in {ALL, *ROOTS}:
         return FATAL not in types
     if pattern == TASK_FAILED:
         return FATAL not in types and TIMEOUT not in types

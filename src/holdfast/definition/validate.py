@@ -26,6 +26,7 @@ def check_workflow(name: str, steps: Sequence[Step], *, start_at: str | None) ->
         problems += _forks(step, forks)
     problems += _branches(steps)
     if not problems:
+        problems += _endless(steps)
         problems += _unreachable(steps, start_at or steps[0].name)
     return problems
 
@@ -94,6 +95,33 @@ def _branches(steps: Sequence[Step]) -> Iterator[Problem]:
                 yield _problem(step.name, "join", "unknown_branch", f"no edge starts branch {branch!r}")
         if step.join and not step.join.branches:
             yield _problem(step.name, "join", "unknown_branch", "a join names the branches it waits for")
+
+
+def _endless(steps: Sequence[Step]) -> Iterator[Problem]:
+    """Circles without a task step: a branch in one would go round for ever without anything being done."""
+    onwards = {s.name: [e.step for e in s.edges] for s in steps if s.kind != "task"}
+    left = dict.fromkeys(onwards)
+    changed = True
+    while changed:
+        free = [name for name in left if not any(target in left for target in onwards[name])]
+        changed = bool(free)
+        for name in free:
+            del left[name]
+    for name in left:
+        if _leads_to(name, name, onwards):
+            yield _problem(name, "edges", "endless", "a circle of forks and joins without any task")
+
+
+def _leads_to(start: str, goal: str, onwards: dict[str, list[str]]) -> bool:
+    waiting, seen = list(onwards[start]), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name == goal:
+            return True
+        if name in onwards and name not in seen:
+            seen.add(name)
+            waiting += onwards[name]
+    return False
 
 
 def _unreachable(steps: Sequence[Step], start: str) -> Iterator[Problem]:

@@ -40,13 +40,13 @@ class Attempts:
             output = codec.encode(result)
         except _TimedOutError:
             return self._failed(effect, failures.timed_out(step.name, step.timeout_s or 0))
-        except asyncio.CancelledError as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
-                raise
-            # The body raised it by itself: that is its failure, nobody asked it to stop.
-            return self._failed(effect, failures.from_exception(error, step.name))
-        except Exception as error:  # noqa: BLE001 - whatever a task body raises is data to us
+                # It was told to stop: what it answers is no failure of its step.
+                raise asyncio.CancelledError from error
             return self._failed(effect, failures.from_exception(error, step.name))
         return AttemptSucceeded(effect.branch, effect.step, effect.visit, effect.attempt, output)
 

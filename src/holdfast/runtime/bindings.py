@@ -37,7 +37,9 @@ class BoundStep:
             TypeError: The function needs more than one argument.
             NameError: An annotation names something that is not there.
         """
-        fn = task.fn
+        fn: Callable[..., Any] = task
+        while isinstance(fn, Task):
+            fn = fn.fn
         self.name = name
         self.is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
             getattr(fn, "__call__", None)  # noqa: B004 - asks for the method of a callable object

@@ -83,7 +83,8 @@ class TaskContext:
 
         Hand it to the outside (a payment, an insert) so that a repeated attempt is recognized there.
         """
-        return f"{self.run_id}/{self.incarnation}/{self.branch}/{self.step}/{self.visit}"
+        parts = (self.run_id, str(self.incarnation), self.branch, self.step, str(self.visit))
+        return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
 
 
 CURRENT: ContextVar[TaskContext | None] = ContextVar("holdfast_task_context", default=None)

@@ -158,6 +158,8 @@ class Driver:
     def _report(self, event: Outcomes) -> Next:
         """Take an outcome; gives the branch's next attempt, or None, once it is committed."""
         branch = event.branch
+        if self._dropped:
+            return None  # a body that was told to stop has answered all the same
         if self._sent is None:
             self._replies[branch] = self._answer = None
             self._append([event])

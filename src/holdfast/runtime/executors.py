@@ -31,6 +31,8 @@ class DaemonThreads:
 
     def call(self, fn: Callable[[], T]) -> asyncio.Future[T]:
         """See `Threads`."""
+        if self._closed:
+            raise RuntimeError("these threads are closed")
         loop = asyncio.get_running_loop()
         call = _Call(fn, loop)
         call.future.add_done_callback(lambda future: self._abandon(call, future))
@@ -56,6 +58,7 @@ class DaemonThreads:
         while (call := self._next()) is not None:
             call.run()
             with self._lock:
+                call.is_done = True
                 if call.is_abandoned:
                     return
 
@@ -112,12 +115,10 @@ class _Call(Generic[T]):
             self._loop.call_soon_threadsafe(tell, outcome)
 
     def _succeed(self, result: T) -> None:
-        self.is_done = True
         if not self.future.done():
             self.future.set_result(result)
 
     def _fail(self, error: BaseException) -> None:
-        self.is_done = True
         if self.future.done():
             return
         # A future cannot hold StopIteration, and must not end the loop with SystemExit.

@@ -40,7 +40,7 @@ def from_exception(error: BaseException, step: str, depth: int = 0) -> Failure:
 def timed_out(step: str, timeout_s: float) -> Failure:
     """An attempt that was not done in time."""
     message = f"the attempt was not done after {timeout_s:g} s"
-    return Failure(TIMEOUT, message, (TIMEOUT,), step=step)
+    return Failure(TIMEOUT, message, (TIMEOUT, TimeoutError.__name__), step=step)
 
 
 def _own_frames(error: BaseException) -> TracebackType | None:

@@ -74,6 +74,7 @@ class SqliteStore:
         self._gate = Gate(path)
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
         self._owns = False
+        self._is_closed = False
         self._writes_in_flight = 0
         self._commit_mean_ms = 0.0
         self._log_pages = 0
@@ -142,9 +143,11 @@ class SqliteStore:
     async def close(self) -> None:
         """See `Store`."""
         writer, reader = self._threads
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
-            if self._connections is not None:
-                await reader.call(lambda: None)  # whatever is being read
+            await reader.call(lambda: None)  # whatever is being read
         finally:
             # The shield: a file must not stay owned because someone was cancelled while letting go of it.
             closing = writer.call(self._close)

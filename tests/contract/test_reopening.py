@@ -1,0 +1,100 @@
+"""Closing and opening again: what was committed is there, and who held runs is taken for dead."""
+
+from holdfast.stores.base import Applied, Definition, Exists, Fenced, Snapshot
+from tests.contract.stores import (
+    MINUTE_MS,
+    ManualClock,
+    Place,
+    append,
+    applied,
+    claim,
+    commit_one,
+    entries_of,
+    find,
+    insert,
+    insert_held,
+    message,
+    new_run,
+    parked,
+)
+
+
+async def test_everything_committed_is_there_after_reopening(place: Place) -> None:
+    definition = Definition("order", "mark-1", b"structure", b"schema")
+    async with place.opened() as store:
+        key = await insert_held(store, "a", tags=("x", "y"), parent_key=7, parent_step=b"step")
+        await store.save_definition(definition, current=True)
+        await store.save_snapshot(key, 1, Snapshot(1, b"state"))
+        await store.commit([message(key, "m-1"), message(key, "m-2")])
+        await applied(
+            store,
+            parked(
+                key,
+                entries=(b"two", b"three"),
+                due_in_ms=MINUTE_MS,
+                messages_read=2,
+                consumed=(1,),
+                children=(new_run("child"),),
+            ),
+        )
+        before = [await find(store, run_id) for run_id in ("a", "child")]
+        journal, inbox = await store.read_journal(key), await store.read_inbox(key)
+    async with place.opened() as store:
+        assert [await find(store, run_id) for run_id in ("a", "child")] == before
+        assert (await store.read_journal(key), await store.read_inbox(key)) == (journal, inbox)
+        assert [row.id for row in inbox] == ["m-2"]
+        assert await store.find_snapshot(key) == Snapshot(1, b"state")
+        assert await store.find_definition("order") == definition
+        assert await commit_one(store, new_run("a")) == Exists()
+        assert (await applied(store, message(key, "m-1"))).messages_sent == 2
+
+
+async def test_a_run_held_by_the_dead_is_due_now_and_charged(place: Place, clock: ManualClock) -> None:
+    async with place.opened() as store:
+        key = await insert_held(store, "a")
+    clock.advance(1_000)
+    async with place.opened() as store:
+        row = await find(store, "a")
+        assert (row.worker, row.recoveries, row.epoch, row.status) == (None, 1, 1, "running")
+        assert row.due_at_ms is not None
+        assert row.due_at_ms <= store.now_ms()
+        assert await claim(store) == ["a"]
+        assert await commit_one(store, append(key, epoch=1)) == Fenced()
+        assert isinstance(await commit_one(store, append(key, epoch=2)), Applied)
+        assert await entries_of(store, key) == [b"started", b"next"]
+
+
+async def test_recoveries_add_up(place: Place) -> None:
+    async with place.opened() as store:
+        await insert_held(store, "a")
+    for count in (1, 2, 3):
+        async with place.opened() as store:
+            assert (await find(store, "a")).recoveries == count
+            assert await claim(store) == ["a"]
+
+
+async def test_a_run_nobody_held_is_left_alone(place: Place) -> None:
+    async with place.opened() as store:
+        await insert(store, "pending")
+        await applied(store, parked(await insert_held(store, "parked"), due_in_ms=MINUTE_MS))
+        await applied(store, parked(await insert_held(store, "over"), status="completed"))
+        released = await insert_held(store, "released")
+        await store.release([(released, 1)])
+        ids = ("pending", "parked", "over", "released")
+        before = [await find(store, run_id) for run_id in ids]
+    async with place.opened() as store:
+        assert [await find(store, run_id) for run_id in ids] == before
+
+
+async def test_closing_twice_is_closing_once(place: Place) -> None:
+    async with place.opened() as store:
+        await insert(store, "a")
+        await store.close()
+        await store.close()
+
+
+async def test_keys_go_on_after_reopening(place: Place) -> None:
+    async with place.opened() as store:
+        first = await insert(store, "a")
+    async with place.opened() as store:
+        assert await insert(store, "b") > first

@@ -1,0 +1,179 @@
+"""The clock of a SQLite store over the life of a file: it never falls, and a wall clock may jump."""
+
+import asyncio
+from pathlib import Path
+
+from holdfast import AsyncEngine, Flow, Retry, task
+from holdfast.runtime.urls import store_at
+from holdfast.stores.base import Append, Applied, NewRun, Store
+from tests.contract.stores import BEGIN_MS, DAY_MS, MINUTE_MS, ManualClock
+from tests.semantics.places import until_status
+
+PATIENCE_S = 10
+
+
+def make_store(directory: Path, clock: ManualClock, *, worker: bool = True) -> Store:
+    return store_at(f"sqlite:///{directory}/runs.db", worker=worker, clock=clock)
+
+
+async def stamp(store: Store, run_id: str) -> int:
+    """Insert a run and tell when that was."""
+    new = NewRun(id=run_id, workflow="inc", fingerprint="f", entries=(b"e",), input_digest=b"d", worker="me")
+    (outcome,) = await store.commit([new])
+    assert isinstance(outcome, Applied)
+    return outcome.at_ms
+
+
+async def stamped(directory: Path, clock: ManualClock, run_id: str) -> int:
+    """The same with the file opened for it."""
+    store = make_store(directory, clock)
+    await store.open()
+    try:
+        return await stamp(store, run_id)
+    finally:
+        await store.close()
+
+
+def test_a_wall_clock_set_back_before_opening_does_not_turn_the_store_clock_back(tmp_path: Path) -> None:
+    async def look() -> list[int]:
+        clock = ManualClock()
+        stamps = [await stamped(tmp_path, clock, "a")]
+        clock.advance(10 * MINUTE_MS)
+        stamps.append(await stamped(tmp_path, clock, "b"))
+        clock.set_wall(-DAY_MS)
+        stamps.append(await stamped(tmp_path, clock, "c"))
+        clock.advance(MINUTE_MS)
+        stamps.append(await stamped(tmp_path, clock, "d"))
+        return stamps
+
+    stamps = asyncio.run(look())
+    assert stamps == sorted(stamps)
+    assert stamps[2] - stamps[1] <= 1_000
+
+
+def test_a_wall_clock_set_forward_before_opening_is_believed(tmp_path: Path) -> None:
+    async def look() -> tuple[int, int]:
+        clock = ManualClock()
+        before = await stamped(tmp_path, clock, "a")
+        clock.set_wall(DAY_MS)
+        return before, await stamped(tmp_path, clock, "b")
+
+    before, after = asyncio.run(look())
+    assert after - before == DAY_MS
+
+
+def test_opening_again_at_once_does_not_run_the_clock_ahead(tmp_path: Path) -> None:
+    async def look() -> int:
+        clock = ManualClock()
+        for n in range(20):
+            last = await stamped(tmp_path, clock, f"run-{n}")
+            clock.advance(10)
+        return last
+
+    assert asyncio.run(look()) == BEGIN_MS + 19 * 10
+
+
+def test_the_clock_of_an_open_store_moves_with_time_whatever_the_wall_clock_does(tmp_path: Path) -> None:
+    async def look() -> None:
+        clock = ManualClock()
+        store = make_store(tmp_path, clock)
+        await store.open()
+        begin_ms = store.now_ms()
+        for by_ms in (DAY_MS, -3 * DAY_MS, 365 * DAY_MS):
+            clock.set_wall(by_ms)
+            assert store.now_ms() == begin_ms
+        clock.advance(5_000)
+        assert store.now_ms() == begin_ms + 5_000
+        assert await stamp(store, "a") == begin_ms + 5_000
+        await store.close()
+
+    asyncio.run(look())
+
+
+def test_an_owner_and_a_client_agree_on_the_time(tmp_path: Path) -> None:
+    async def look() -> None:
+        clock = ManualClock()
+        owner = make_store(tmp_path, clock)
+        await owner.open()
+        clock.advance(MINUTE_MS)
+        last = await stamp(owner, "a")
+        client = make_store(tmp_path, clock, worker=False)
+        await client.open()
+        assert await stamp(client, "b") == last
+        await client.close()
+        await owner.close()
+
+    asyncio.run(look())
+
+
+def test_a_timer_that_is_due_when_the_file_is_opened_again_fires(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    @task(retry=Retry(base_delay="1h"))
+    async def flaky() -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError("busy")
+        return "done"
+
+    flow = Flow("flaky").then(flaky)
+
+    async def drive() -> None:
+        clock = ManualClock()
+        async with AsyncEngine(store=make_store(tmp_path, clock), workflows=[flow]) as engine:
+            await until_status(await engine.start(flow, id="order-1"), "suspended")
+        clock.advance(50 * MINUTE_MS)
+        async with AsyncEngine(store=make_store(tmp_path, clock), workflows=[flow]) as engine:
+            status = await (await engine.get("order-1")).status()
+            assert (status.status, len(calls)) == ("suspended", 1)
+            clock.advance(10 * MINUTE_MS)
+            handle = await engine.get("order-1")
+            assert await handle.result(PATIENCE_S) == "done"
+
+    asyncio.run(drive())
+    assert len(calls) == 2
+
+
+async def inc(x: int) -> int:
+    return x + 1
+
+
+INC = Flow("inc").then(inc)
+
+
+def test_a_run_started_by_a_client_whose_wall_clock_is_ahead_is_driven_at_once(tmp_path: Path) -> None:
+    """After a machine slept, clocks of processes that slept with it are behind the wall clock."""
+
+    async def drive() -> int:
+        ahead, behind = ManualClock(), ManualClock()
+        ahead.set_wall(DAY_MS)
+        owning = AsyncEngine(store=make_store(tmp_path, behind), workflows=[INC])
+        asking = AsyncEngine(store=make_store(tmp_path, ahead, worker=False), workflows=[INC])
+        async with owning, asking:
+            handle = await asking.start(INC, 1, id="order-1")
+            output: int = await handle.result(PATIENCE_S / 4)
+            stamps = [entry.at for entry in await handle.journal()]
+            assert stamps == sorted(stamps)
+            return output
+
+    assert asyncio.run(drive()) == 2
+
+
+def test_stamps_of_an_owner_and_a_client_never_fall_within_a_run(tmp_path: Path) -> None:
+    async def look() -> list[int]:
+        ahead, behind = ManualClock(), ManualClock()
+        ahead.set_wall(DAY_MS)
+        owner, client = make_store(tmp_path, behind), make_store(tmp_path, ahead, worker=False)
+        await owner.open()
+        await client.open()
+        await stamp(client, "a")
+        run = await owner.find_run("a")
+        assert run is not None
+        await owner.commit([Append(run.key, 1, 1, (b"next",), "running", 0, "me")])
+        stamps = [row.at_ms for row in await owner.read_journal(run.key)]
+        await client.close()
+        await owner.close()
+        return stamps
+
+    stamps = asyncio.run(look())
+    assert stamps == sorted(stamps)
