@@ -156,3 +156,11 @@ def test_no_delay_overflows_or_falls_or_leaves_its_bounds(
     assert base_ms <= delay_ms <= DURATION_MAX_MS
     assert policy.delay_ms(retry=retry + 1, chance=chance) >= delay_ms
     assert 0 <= full.delay_ms(retry=retry, chance=chance) <= delay_ms
+
+
+@pytest.mark.parametrize("root", [Exception, BaseException])
+def test_a_root_of_all_errors_means_all(root: type[BaseException]) -> None:
+    """Row 22."""
+    assert Retry(error_equals=(root,)).matches(("ValueError",))
+    assert Retry(error_equals=(root,)).matches(("timeout", "TimeoutError"))
+    assert not Retry(error_equals=(root,)).matches(("fatal",))
