@@ -98,8 +98,8 @@ class Node:
         if self._was_opened:
             raise UsageError(what="this engine has been opened before", fix="make a new one")
         self._was_opened = True
-        await self.store.open()
         try:
+            await self.store.open()
             await self.worker.define()
             async with self._serving():
                 self._is_open = True

@@ -31,7 +31,7 @@ class StoreClock:
         A client takes the mark less its second for the newest stamp: the owner that writes it is alive, and
         looking closely would cost every short-lived client a scan.
         """
-        high_ms = int(connection.execute("select high_ms from clock").fetchone()[0])
+        high_ms = self.mark_ms(connection)
         begin_ms = self._clock.wall_ms()
         if begin_ms < high_ms:
             newest_ms = high_ms - AHEAD_MS
@@ -39,6 +39,10 @@ class StoreClock:
                 newest_ms = int(connection.execute(_NEWEST).fetchone()[0])
             begin_ms = max(begin_ms, newest_ms)
         self._base_ms = begin_ms - self._clock.monotonic_ms()
+
+    def mark_ms(self, connection: sqlite3.Connection) -> int:
+        """The high-water mark that the file holds."""
+        return int(connection.execute("select high_ms from clock").fetchone()[0])
 
     def now_ms(self) -> int:
         """The time, in integer ms."""

@@ -23,7 +23,7 @@ def connect(path: str, *, busy_ms: int, reads_only: bool) -> sqlite3.Connection:
         FormatError: It is no SQLite database.
         StoreUnavailableError: Someone else keeps it locked.
     """
-    try:
+    with contextlib.ExitStack() as closing, _opening(path):
         connection = sqlite3.connect(
             path,
             timeout=busy_ms / 1_000,
@@ -31,8 +31,23 @@ def connect(path: str, *, busy_ms: int, reads_only: bool) -> sqlite3.Connection:
             check_same_thread=False,
             cached_statements=STATEMENTS_CACHED,
         )
+        closing.callback(connection.close)
         _check_format(connection, path)
         connection.execute("pragma journal_mode=wal")
+        connection.execute("pragma synchronous=full")
+        # Only the owner copies the log back, by hand and under the gate.
+        connection.execute("pragma wal_autocheckpoint=0")
+        if reads_only:
+            connection.execute("pragma query_only=1")
+        closing.pop_all()
+    return connection
+
+
+@contextlib.contextmanager
+def _opening(path: str) -> Generator[None]:
+    """Turn the driver's errors at opening into ours."""
+    try:
+        yield
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
             raise StoreUnavailableError(store=path, reason=str(error)) from error
@@ -41,12 +56,6 @@ def connect(path: str, *, busy_ms: int, reads_only: bool) -> sqlite3.Connection:
         raise FormatError(
             subject=path, reason="the file is no SQLite database", fix="name another file"
         ) from error
-    connection.execute("pragma synchronous=full")
-    # Only the owner copies the log back, by hand and under the gate.
-    connection.execute("pragma wal_autocheckpoint=0")
-    if reads_only:
-        connection.execute("pragma query_only=1")
-    return connection
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

@@ -27,6 +27,7 @@ from holdfast.stores.base import (
 from holdfast.stores.sqlite.connection import REFUSALS
 from holdfast.stores.sqlite.inbox import consume, send
 
+PAGE_BYTES = 4_096
 ROWS_MAX = 64
 """Rows of one statement, a power of two: more were measured to gain nothing, and take longer to compile."""
 
@@ -90,6 +91,13 @@ def write_one_by_one(connection: sqlite3.Connection, group: Sequence[Member], at
             outcomes.append(Refused(StoreRefusedError(reason=str(error))))
         connection.execute("release member")
     return outcomes
+
+
+def pages_written(group: Sequence[Member]) -> int:
+    """About how many pages a group writes: runs and their journals stand apart, so each touches its own."""
+    appends = [member for member in group if isinstance(member, Append)]
+    written = sum(len(entry) for append in appends for entry in append.entries)
+    return 3 + len(group) + written // PAGE_BYTES
 
 
 def read_journal(connection: sqlite3.Connection, key: int, after: int) -> list[JournalRow]:

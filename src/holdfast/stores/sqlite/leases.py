@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from holdfast.stores.base import RunRecord
+from holdfast.stores.sqlite.clock import AHEAD_MS
 from holdfast.stores.sqlite.queries import RUN_COLUMNS, run_record
 
 QUEUE = "default"
@@ -21,6 +22,12 @@ select * from (
         and fingerprint not in (select value from json_each(?))
     order by due_at_ms limit ?
 )
+"""
+_PROBE_EARLY = """
+select key, due_at_ms + ? as rank from runs
+where queue = ? and workflow = ? and priority = ? and worker is null and due_at_ms > ? and due_at_ms <= ?
+    and status = 'pending' and fingerprint not in (select value from json_each(?))
+order by due_at_ms limit ?
 """
 _HOLD = f"""
 update runs set worker = ?, epoch = epoch + 1,
@@ -45,15 +52,24 @@ def find_due(
     *,
     workflows: Sequence[str],
     now_ms: int,
+    mark_ms: int,
     limit: int,
     excluded: str,
 ) -> list[int]:
-    """Keys of due runs, the longest due first; a read, so that an idle worker never takes the write lock."""
-    probes = [(name, priority) for name in workflows for priority in PRIORITIES]
+    """Keys of due runs, the longest due first; a read, so that an idle worker never takes the write lock.
+
+    A mark in the future was left by a client whose wall clock is ahead; what it has started is due all the
+    same.
+    """
     found: list[tuple[int, int]] = []
-    for name, priority in probes:
-        rank = PRIORITY_STEP_MS * (priority - 1)
-        found += connection.execute(_PROBE, (rank, QUEUE, name, priority, now_ms, excluded, limit)).fetchall()
+    for name in workflows:
+        for priority in PRIORITIES:
+            rank = PRIORITY_STEP_MS * (priority - 1)
+            place = (rank, QUEUE, name, priority)
+            found += connection.execute(_PROBE, (*place, now_ms, excluded, limit)).fetchall()
+            if mark_ms > now_ms + AHEAD_MS:
+                early = (*place, now_ms, mark_ms, excluded, limit)
+                found += connection.execute(_PROBE_EARLY, early).fetchall()
     found.sort(key=lambda row: row[1])
     return [key for key, _ in found[:limit]]
 

@@ -11,7 +11,6 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 from holdfast.errors import HoldfastError, StoreRefusedError, StoreUnavailableError
 from holdfast.ports import Clock, Threads
 from holdfast.stores.base import (
-    Append,
     Definition,
     InboxRow,
     JournalRow,
@@ -39,12 +38,11 @@ WorkerMode = Literal["auto"] | bool
 QUICK_COMMIT_MS = 0.5
 """While a commit takes less on average, handing it to another thread would cost more than it saves."""
 MEAN_WEIGHT = 0.1
-LOG_PAGES_MAX = 4_000
-"""Pages (16 MB) after which the write-ahead log is copied back: bounds its size and a reader's search."""
+LOG_PAGES_MAX = 16_000
+"""Pages (64 MB) after which the write-ahead log is copied back: bounds its size and a reader's search."""
 POLL_MS = 100
 INHERIT_MS = 1_000
 """How often a client looks whether the file has lost its owner."""
-ENTRIES_PER_PAGE = 40
 
 
 class SqliteStore:
@@ -200,7 +198,7 @@ class SqliteStore:
         spent_ms = self._machine_clock.monotonic_ms() - begun_ms
         if len(group) == 1:
             self._commit_mean_ms += (spent_ms - self._commit_mean_ms) * MEAN_WEIGHT
-        self._log_pages += 3 + _entry_count(group) // ENTRIES_PER_PAGE + len(group) // 10
+        self._log_pages += journal.pages_written(group)
         return outcomes
 
     @contextlib.contextmanager
@@ -258,7 +256,14 @@ class SqliteStore:
             return []
         self._seen = seen
         self._next_due_at_ms = leases.next_due_at_ms(connection, workflows)
-        return leases.find_due(connection, workflows=workflows, now_ms=now_ms, limit=limit, excluded=excluded)
+        return leases.find_due(
+            connection,
+            workflows=workflows,
+            now_ms=now_ms,
+            mark_ms=self._clock.mark_ms(connection),
+            limit=limit,
+            excluded=excluded,
+        )
 
     def _hold(self, connection: sqlite3.Connection, keys: Sequence[int], worker: str) -> list[RunRecord]:
         with transaction(connection, self._path):
@@ -392,7 +397,3 @@ class SqliteStore:
         if self._connections is None:
             raise StoreUnavailableError(store=self.url, reason="it is closed")
         return self._connections
-
-
-def _entry_count(group: Sequence[Member]) -> int:
-    return sum(len(member.entries) for member in group if isinstance(member, Append))
