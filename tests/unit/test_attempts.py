@@ -298,6 +298,15 @@ def test_what_would_end_a_loop_is_a_failure_of_a_sync_body(kind: type[BaseExcept
     assert kind.__name__ in failure.message
 
 
+class StopNowError(BaseException): ...
+
+
+@pytest.mark.parametrize("error", [StopNowError("x"), SystemExit("x")], ids=["own", "exit"])
+def test_what_is_no_exception_is_a_failure_of_an_async_body_too(error: BaseException) -> None:
+    failure = failure_of(raising(error))
+    assert (failure.type, failure.message) == (type(error).__name__, "x")
+
+
 def test_a_failure_keeps_notes_cause_and_traceback() -> None:
     """Row 26."""
 
