@@ -225,6 +225,34 @@ async def test_runs_that_are_gone_are_passed_over_by_a_release(place: Place) -> 
         assert (await find(store, "a")).worker is None
 
 
+async def test_everything_a_worker_holds_is_released_at_once(place: Place, clock: ManualClock) -> None:
+    async with place.opened() as store:
+        key = await insert_held(store, "inserted")
+        await applied(store, append(key, status="suspended", due_at_ms=0))
+        await insert(store, "claimed")
+        assert await claim(store) == ["claimed"]
+        await insert(store, "other", worker="worker-2")
+        await applied(store, parked(await insert_held(store, "parked"), due_in_ms=MINUTE_MS))
+        await applied(store, parked(await insert_held(store, "over"), status="completed"))
+        untouched = [await find(store, run_id) for run_id in ("other", "parked", "over")]
+        clock.advance(1_000)
+        await store.release_all(ME)
+        for run_id, epoch in (("inserted", 1), ("claimed", 1)):
+            row = await find(store, run_id)
+            assert (row.worker, row.due_at_ms, row.epoch) == (None, store.now_ms(), epoch)
+            assert row.recoveries == 0
+        assert [await find(store, run_id) for run_id in ("other", "parked", "over")] == untouched
+        assert sorted(await claim(store)) == ["claimed", "inserted"]
+
+
+async def test_a_worker_that_holds_nothing_releases_nothing(place: Place) -> None:
+    async with place.opened() as store:
+        await insert(store, "other", worker="worker-2")
+        before = await find(store, "other")
+        await store.release_all(ME)
+        assert await find(store, "other") == before
+
+
 async def test_the_next_due_time_is_known_after_a_claim(place: Place, clock: ManualClock) -> None:
     async with place.opened() as store:
         assert await claim(store) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from holdfast import AsyncEngine, Flow, Retry, task
 from holdfast.runtime.urls import store_at
-from holdfast.stores.base import Applied, NewRun, Store
+from holdfast.stores.base import Append, Applied, Message, NewRun, Store
 from tests.contract.stores import BEGIN_MS, DAY_MS, MINUTE_MS, ManualClock
 from tests.semantics.places import until_status
 
@@ -155,3 +155,23 @@ def test_a_run_started_by_a_client_whose_wall_clock_is_ahead_is_driven_at_once(t
             return output
 
     assert asyncio.run(drive()) == 2
+
+
+def test_a_message_of_a_client_whose_wall_clock_is_ahead_wakes_at_once(tmp_path: Path) -> None:
+    async def look() -> list[str]:
+        ahead, behind = ManualClock(), ManualClock()
+        ahead.set_wall(DAY_MS)
+        owner, client = make_store(tmp_path, behind), make_store(tmp_path, ahead, worker=False)
+        await owner.open()
+        await client.open()
+        await stamp(owner, "a")
+        run = await owner.find_run("a")
+        assert run is not None
+        await owner.commit([Append(run.key, 1, 1, (b"next",), "suspended", None, None)])
+        await client.commit([Message(run_key=run.key, kind="signal", id="m-1", payload=b"p")])
+        claimed = await owner.claim("me", workflows=["inc"], limit=9)
+        await client.close()
+        await owner.close()
+        return [record.id for record in claimed]
+
+    assert asyncio.run(look()) == ["a"]

@@ -45,7 +45,7 @@ class Program:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._said: queue.Queue[str] = queue.Queue()
+        self._said: queue.Queue[str | None] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> Self:
@@ -65,6 +65,7 @@ class Program:
     def expect(self, word: str) -> str:
         """The rest of the next line, which must begin with `word`."""
         line = self._said.get(timeout=PATIENCE_S)
+        assert line is not None, f"the program ended before it said {word!r}"
         assert line.split()[:1] == [word]
         return line.removeprefix(word).strip()
 
@@ -89,6 +90,7 @@ class Program:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._said.put(line)
+        self._said.put(None)
 
 
 def inc(x: int) -> int:

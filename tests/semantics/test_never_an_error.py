@@ -1,6 +1,7 @@
 """Row 27: trouble of the store, lost leases and shutdown are never an error of a step."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -146,6 +147,28 @@ async def test_a_journal_that_cannot_be_read_now_is_read_later(monkeypatch: pyte
             handle = await engine.get(run_id)
             assert await handle.result(5) == 2
             assert await kinds(handle) == ["RunStarted", "StepCompleted", "RunCompleted"]
+
+
+async def test_a_resume_while_the_store_does_not_answer_leaves_the_engine_working(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows 27 and 51."""
+    monkeypatch.setattr("holdfast.runtime.worker.GRACE_MS", 1)
+    store = UnreadableStore()
+    flow, is_open = held_up()
+    await given_back(store, flow, "order-1")
+    is_open.set()
+    store.is_readable = False
+    flow_of_another_kind = Flow("sound").then(lambda x: x + 1)
+    async with AsyncEngine(store=store, workflows=[flow, flow_of_another_kind], concurrency=1) as engine:
+        await until(lambda: store.refusals)
+        record = await store.find_run("order-1")
+        assert record is not None
+        await store.release([(record.key, record.epoch)])
+        with contextlib.suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(0.1):
+                await engine.resume("order-1")
+        assert await (await engine.start(flow_of_another_kind, 1)).result(5) == 2
 
 
 class SlowStore(MemoryStore):
