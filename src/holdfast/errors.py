@@ -43,12 +43,15 @@ class HoldfastError(Exception):
         self.__dict__.update(facts)
 
     def __reduce__(self) -> tuple[Callable[..., "HoldfastError"], tuple[object, ...]]:
-        """Rebuild from the facts, so that a pickled error keeps its attributes."""
-        return _rebuild, (type(self), self.facts)
+        """Rebuild with message, facts and notes, so that a pickled error is the same error."""
+        return _rebuild, (type(self), str(self), self.__dict__)
 
 
-def _rebuild(kind: Callable[..., HoldfastError], facts: dict[str, object]) -> HoldfastError:
-    return kind(**facts)
+def _rebuild(kind: type[HoldfastError], message: str, attributes: dict[str, object]) -> HoldfastError:
+    error = kind.__new__(kind)
+    HoldfastError.__init__(error, message)
+    error.__dict__.update(attributes)
+    return error
 
 
 class Problem:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -183,6 +184,22 @@ async def test_a_file_is_free_when_its_engine_has_closed(place: Place) -> None:
             with pytest.raises(StoreOwnedError):
                 async with AsyncEngine(url, worker=True):
                     pass
+
+
+async def test_closing_does_not_wait_for_the_next_poll(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 53."""
+    monkeypatch.setattr("holdfast.stores.sqlite.store.POLL_MS", 60_000)
+
+    async def inc(x: int) -> int:
+        return x + 1
+
+    flow = Flow("inc").then(inc)
+    begun = time.monotonic()
+    for n in range(3):
+        async with asyncio.timeout(3):
+            async with place.engine(flow) as engine:
+                assert await (await engine.start(flow, n)).result() == n + 1
+    assert time.monotonic() - begun < 3
 
 
 async def test_many_runs_in_the_middle_are_finished_by_the_next_engine(place: Place) -> None:

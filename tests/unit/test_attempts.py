@@ -470,6 +470,20 @@ def test_a_body_in_time_is_left_alone(target: Callable[[int], object]) -> None:
     assert attempt(target, timeout=PATIENCE_S) == AttemptSucceeded("pay", "charge", 3, 2, b"json.1:2")
 
 
+def test_a_time_out_ends_with_its_attempt() -> None:
+    """The same task of a branch goes on: nothing may cancel it later."""
+    timeout = 20 * SOON_S
+
+    async def go_on(attempts: Attempts) -> Outcome:
+        event = await attempts.make(EFFECT, bound(inc_later, timeout), b"json.1:1")
+        later = asyncio.Event()
+        asyncio.get_running_loop().call_later(timeout + SOON_S, later.set)
+        await later.wait()
+        return event
+
+    assert isinstance(with_attempts(go_on), AttemptSucceeded)
+
+
 def test_a_body_that_fails_in_time_has_failed() -> None:
     assert failure_of(raising(CardError(51)), timeout=PATIENCE_S).type == "CardError"
 

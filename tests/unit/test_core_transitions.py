@@ -486,12 +486,6 @@ def test_a_named_branch_begins_once_also_within_a_turn() -> None:
     assert play.statuses() == {"main": "completed", "x": "completed", "z": "cancelled", "y": "completed"}
 
 
-def test_a_branch_named_twice_at_the_start_ends_a_run_that_has_begun() -> None:
-    """Invariant 29: the terminal entry is the last one."""
-    play = Play(fork(Edge("a", "x"), Edge("b", "x")), a(), a("b"))
-    assert kinds(play.first) == [RunStarted, RunFailed]
-
-
 # joins
 
 

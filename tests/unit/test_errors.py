@@ -211,14 +211,12 @@ def test_an_error_can_be_copied(kind: type[HoldfastError], facts: dict[str, obje
     assert (type(again), str(again), again.facts) == (kind, message, facts)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="the message is no fact, and is not kept")
 @pytest.mark.parametrize("name", sorted(BRANCHES))
 def test_a_branch_of_the_tree_survives_pickling_too(name: str) -> None:
     error = classes()[name]("of its own")
     assert str(pickle.loads(pickle.dumps(error))) == "of its own"  # noqa: S301 - made here
 
 
-@pytest.mark.xfail(strict=True, reason="only the facts are pickled")
 def test_notes_survive_pickling() -> None:
     error = errors.UsageError(what="x", fix="y")
     error.add_note("seen in step 3")

@@ -66,7 +66,6 @@ def test_a_task_brings_its_name_and_policies() -> None:
     assert workflow.retry("increment") == named.retry
 
 
-@pytest.mark.xfail(strict=True, raises=DefinitionError, reason="functions are compared by identity")
 def test_a_bound_method_may_be_used_twice() -> None:
     counter = Counter()
     assert names_of(Flow("f").then(counter.add).then(counter.add)) == ["add", "add_2"]
@@ -199,6 +198,15 @@ def test_an_open_fork_is_reported_once_however_often_it_is_built() -> None:
     flow = Flow("f").then(inc)
     flow.fork().branch(inc)
     assert problems_of(flow) == problems_of(flow) == [("", "open_fork")]
+
+
+@pytest.mark.parametrize("more", [lambda flow: flow.then(inc), Flow.fork], ids=["then", "fork"])
+def test_a_fork_that_is_joined_too_late_is_reported(more: Callable[[Flow], object]) -> None:
+    flow = Flow("f").then(inc)
+    fork = flow.fork().branch(inc)
+    more(flow)
+    fork.join(merge)
+    assert ("", "open_fork") in problems_of(flow)
 
 
 def test_what_cannot_be_called_is_refused() -> None:

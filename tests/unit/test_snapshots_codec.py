@@ -32,7 +32,6 @@ def test_a_run_comes_back_as_it_was() -> None:
     assert encode_run(again) == encode_run(run)
 
 
-@pytest.mark.xfail(strict=True, reason="branches wait in the order of their beginning, not of their arrival")
 def test_who_came_to_a_join_first_is_still_the_first() -> None:
     """Invariant 5: the order decides which join goes on first, and so what is recorded next."""
     run = example()

@@ -68,7 +68,7 @@ def decoder(annotation: object) -> Callable[[bytes], Any]:
             if payload.startswith(JSON):
                 return decode_json(payload[skip:])
             return _decode_other(payload, annotation)
-        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             reason, _, path = str(error).partition(" - at `")
             raise CodecError(path=path.rstrip("`") or "$", reason=reason) from error
 
@@ -105,8 +105,14 @@ def _encode_surrogates(value: object) -> bytes:
 def _decode_other(payload: bytes, annotation: object) -> Any:  # noqa: ANN401 - the codec's edge: typed by `annotation`
     envelope, data = split(payload)
     if envelope == TEXT:
-        return msgspec.convert(json.loads(data), annotation, str_keys=True)
+        plain = json.loads(data, parse_constant=_no_constant)
+        return msgspec.convert(plain, annotation, str_keys=True)
     return msgspec.json.decode(data, type=annotation)
+
+
+def _no_constant(name: str) -> None:
+    message = f"{name} is no JSON"
+    raise ValueError(message)
 
 
 def _refuse(value: Any, path: str, depth: int) -> None:  # noqa: ANN401 - any value of a user

@@ -44,6 +44,7 @@ class _RunState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     failure: Failure | None
     created_at_ms: int
     updated_at_ms: int
+    joining: list[str]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -69,6 +70,7 @@ def encode_run(run: Run) -> bytes:
         run.failure,
         run.created_at_ms,
         run.updated_at_ms,
+        list(run.joining),
     )
     return _encoder.encode(state)
 
@@ -90,6 +92,7 @@ def _run(run_id: str, state: _RunState) -> Run:
     run.status, run.position = state.status, state.position
     for each in state.branches:
         run.branches[each.id] = _branch(each, payloads)
+    run.joining = dict.fromkeys(state.joining)
     _count(run)
     run.branches_started = state.branches_started
     run.output_branch, run.failure = state.output_branch, state.failure
@@ -104,8 +107,6 @@ def _count(run: Run) -> None:
             run.active += 1
         elif branch.status == "backoff":
             run.backoffs[branch.id] = branch.due_at_ms
-        elif branch.status == "joining":
-            run.joining[branch.id] = None
     run.open = run.active + len(run.backoffs) + len(run.joining)
 
 

@@ -28,7 +28,7 @@ def to_ms(duration: Duration, *, what: str = "duration") -> int:
         UsageError: Not a duration, negative, NaN, infinite or longer than 100 years.
     """
     value = _raw_ms(duration)
-    if value is None or not math.isfinite(value) or not 0 <= value <= DURATION_MAX_MS:
+    if value is None or not 0 <= value <= DURATION_MAX_MS:  # NaN and infinity fit no bounds either
         raise UsageError(
             what=f"{what} {duration!r} is not a duration from 0 to 100 years",
             fix='write a timedelta, seconds, or text like "250ms", "30s", "1h30m" or "3d"',

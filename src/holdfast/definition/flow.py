@@ -171,7 +171,7 @@ class _Draft:
                 message = "a lambda in a durable flow needs a name: .then(f, name=...)"
                 self.nameless.append(_problem(label, "nameless", message))
             return Step(label, task=label)
-        if self.tasks.setdefault(task.name, task).fn is not task.fn:
+        if self.tasks.setdefault(task.name, task).fn != task.fn:
             self.report(task.name, "task_name", f"two functions are called {task.name!r}; name one")
         return Step(self.distinct(name or task.name), task=task.name)
 

@@ -48,7 +48,7 @@ class Retry:
         """Refuse what can never work."""
         to_ms(self.base_delay, what="base_delay")
         to_ms(self.max_delay or 0, what="max_delay")
-        if isinstance(self.max_retries, bool) or not 0 <= self.max_retries <= RETRIES_MAX:
+        if type(self.max_retries) is not int or not 0 <= self.max_retries <= RETRIES_MAX:
             raise UsageError(
                 what=f"max_retries {self.max_retries!r} is not a number from 0 to {RETRIES_MAX}",
                 fix="more than that is a loop",
@@ -63,7 +63,8 @@ class Retry:
                 what=f"jitter_strategy {self.jitter_strategy!r} is not known",
                 fix='use "NONE" or "FULL"',
             )
-        if not self.error_equals or isinstance(self.error_equals, str):
+        patterns = () if isinstance(self.error_equals, str) else self.error_equals
+        if not patterns or not all(isinstance(each, str | type) for each in patterns):
             raise UsageError(
                 what=f"error_equals {self.error_equals!r} is not a tuple of patterns",
                 fix='write for example error_equals=("all",)',
@@ -81,9 +82,10 @@ class Retry:
     def delay_ms(self, *, retry: int, chance: float) -> int:
         """The wait before retry number `retry` (from 1) in ms; `chance` in [0, 1) feeds the jitter."""
         ceiling = DURATION_MAX_MS if self.max_delay is None else to_ms(self.max_delay)
-        # The exponent is bounded, because a float power raises OverflowError where it grows too large.
-        wait = to_ms(self.base_delay) * self.backoff_rate ** min(retry - 1, 64)
-        wait = min(wait, ceiling)
+        try:
+            wait = min(to_ms(self.base_delay) * self.backoff_rate ** (retry - 1), ceiling)
+        except OverflowError:
+            wait = ceiling
         return int(wait * chance) if self.jitter_strategy == "FULL" else int(wait)
 
     def _names(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import msgspec
 StepKind = Literal["task", "fork", "join"]
 
 
-class Edge(msgspec.Struct, frozen=True):
+class Edge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a branch goes when a step is done.
 
     Attributes:
@@ -20,7 +20,7 @@ class Edge(msgspec.Struct, frozen=True):
     branch: str | None = None
 
 
-class Join(msgspec.Struct, frozen=True):
+class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a join step waits for: the named branches, all of them *completed* (semantics row 18).
 
     Attributes:
@@ -30,7 +30,7 @@ class Join(msgspec.Struct, frozen=True):
     branches: tuple[str, ...]
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One node: exactly one of a task call, a fork (edges only), a join.
 
     Attributes:

@@ -147,7 +147,8 @@ def default_name(fn: Callable[..., Any]) -> str:
 
 def first_line(fn: Callable[..., Any]) -> str:
     """The first line of a docstring, or ""."""
-    return (inspect.getdoc(fn) or "").partition("\n")[0]
+    inner: Any = fn.func if isinstance(fn, functools.partial) else fn
+    return (inspect.getdoc(inner) or "").partition("\n")[0]
 
 
 def check_name(name: object, *, what: str) -> str:
@@ -175,10 +176,18 @@ def _policies(retries: int | None, retry: Retry | Sequence[Retry] | None) -> tup
 
 
 def _check_labels(tags: Sequence[str], priority: int) -> None:
-    if len(tags) > TAGS_MAX or any(not 1 <= len(tag) <= TAG_MAX_CHARACTERS for tag in tags):
+    if isinstance(tags, str) or len(tags) > TAGS_MAX or not all(_is_tag(tag) for tag in tags):
         raise UsageError(
-            what=f"tags {list(tags)!r} are more than {TAGS_MAX} or not 1 to {TAG_MAX_CHARACTERS} long",
+            what=f"tags {tags!r} are more than {TAGS_MAX} or not 1 to {TAG_MAX_CHARACTERS} long",
             fix="use fewer or shorter tags",
         )
-    if priority not in PRIORITIES:
+    if type(priority) is not int or priority not in PRIORITIES:
         raise UsageError(what=f"priority {priority!r} is not from 1 to 5", fix="3 is normal")
+
+
+def _is_tag(tag: object) -> bool:
+    if not isinstance(tag, str) or not 1 <= len(tag) <= TAG_MAX_CHARACTERS:
+        return False
+    with contextlib.suppress(UsageError):
+        return check_name(tag, what="tag") == tag
+    return False

@@ -1,8 +1,9 @@
 """Everything wrong with a graph, at once (semantics row 21, as far as the graph has parts)."""
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
-from holdfast.definition.step import Step
+from holdfast.definition.step import Step, StepKind
 from holdfast.definition.task import check_name
 from holdfast.errors import Problem, UsageError
 
@@ -36,11 +37,11 @@ def _problem(step: str, path: str, code: str, message: str) -> Problem:
 
 
 def _names(name: str, steps: Sequence[Step]) -> Iterator[Problem]:
-    for what, value in (("workflow", name), *(("step", step.name) for step in steps)):
-        try:
-            check_name(value, what=f"{what} name")
-        except UsageError as error:
-            yield _problem(value if what == "step" else "", "name", "name", str(error))
+    yield from _name("", "workflow", name)
+    for step in steps:
+        yield from _name(step.name, "step", step.name)
+        if step.task is not None:
+            yield from _name(step.name, "task", step.task)
     seen: set[str] = set()
     for step in steps:
         if step.name in seen:
@@ -48,7 +49,17 @@ def _names(name: str, steps: Sequence[Step]) -> Iterator[Problem]:
         seen.add(step.name)
 
 
+def _name(step: str, what: str, name: str) -> Iterator[Problem]:
+    try:
+        check_name(name, what=f"{what} name")
+    except UsageError as error:
+        yield _problem(step, "task" if what == "task" else "name", "name", str(error))
+
+
 def _kind(step: Step) -> Iterator[Problem]:
+    if step.kind not in get_args(StepKind):
+        kinds = ", ".join(get_args(StepKind))
+        yield _problem(step.name, "kind", "kind", f"there is no kind {step.kind!r}, only {kinds}")
     if (step.kind == "task") != (step.task is not None):
         yield _problem(step.name, "task", "kind", "a task step, and only that, names a task")
     if (step.kind == "join") != (step.join is not None):
@@ -64,6 +75,9 @@ def _edges(step: Step, known: set[str]) -> Iterator[Problem]:
             yield _problem(step.name, path, "unknown_step", f"the edge leads to no step: {edge.step!r}")
         if edge.branch is not None:
             yield from _branch_name(step.name, path, edge.branch)
+            if any(edge.branch == other.branch for other in step.edges[:index]):
+                message = f"another edge of the step starts branch {edge.branch!r} too"
+                yield _problem(step.name, path, "branch_name", message)
 
 
 def _forks(step: Step, forks: set[str]) -> Iterator[Problem]:
@@ -75,6 +89,10 @@ def _forks(step: Step, forks: set[str]) -> Iterator[Problem]:
 
 
 def _branch_name(step: str, path: str, branch: str) -> Iterator[Problem]:
+    try:
+        check_name(branch, what="branch name")
+    except UsageError as error:
+        yield _problem(step, path, "branch_name", str(error))
     if branch == MAIN:
         yield _problem(step, path, "branch_name", "the branch name 'main' is reserved")
     stem, dash, number = branch.rpartition("-")

@@ -124,19 +124,19 @@ class Workflow:
         """
         try:
             parsed = msgspec.json.decode(data, type=Structure)
-        except msgspec.DecodeError as error:
+            called = {step.task for step in parsed.steps}
+            return cls(
+                parsed.name,
+                parsed.steps,
+                tasks=[task for task in tasks if task.name in called],
+                start_at=parsed.start_at,
+            )
+        except (msgspec.MsgspecError, ValueError, RecursionError, DefinitionError) as error:
             raise FormatError(
                 subject="stored workflow definition",
                 reason=str(error),
                 fix="deploy a version that knows it, or the newer Holdfast that wrote it",
             ) from error
-        called = {step.task for step in parsed.steps}
-        return cls(
-            parsed.name,
-            parsed.steps,
-            tasks=[task for task in tasks if task.name in called],
-            start_at=parsed.start_at,
-        )
 
     def __repr__(self) -> str:
         """Show name and fingerprint."""
