@@ -166,15 +166,19 @@ class Worker:
 
     async def resume(self, record: RunRecord) -> None:
         """Drive one run now, due or not; nothing if someone holds it, or its workflow is not known here."""
-        if record.id not in self._drivers and record.workflow in self._bound:
+        if self._store.may_drive and record.id not in self._drivers and record.workflow in self._bound:
             # In a task of the worker's: a caller who is cancelled must not leave a run that nobody drives.
             await asyncio.shield(self.spawn(self._resume(record.id)))
 
     async def _resume(self, run_id: str) -> None:
-        record = await self._store.claim_one(self.worker_id, run_id)
-        if record is not None:
-            self._claimed.append(record)
-            await self._take_over_claimed()
+        try:
+            record = await self._store.claim_one(self.worker_id, run_id)
+            if record is not None:
+                self._claimed.append(record)
+                await self._take_over_claimed()
+        except StoreUnavailableError as error:
+            LOGGER.warning("resuming run %r: %s", run_id, error)
+            self.nudge()
 
     # Its life.
 
@@ -208,7 +212,8 @@ class Worker:
             except StoreUnavailableError as error:
                 LOGGER.warning("looking for due runs: %s", error)
                 wait_s = UNAVAILABLE_WAIT_S
-            await self._sleep(wait_s)
+            if not self.is_draining:
+                await self._sleep(wait_s)
 
     async def _claim(self) -> float | None:
         """Claim what there are slots for; returns how long to wait for a reason to look again."""

@@ -26,7 +26,8 @@ select * from (
 _PROBE_EARLY = """
 select key, due_at_ms + ? as rank from runs
 where queue = ? and workflow = ? and priority = ? and worker is null and due_at_ms > ? and due_at_ms <= ?
-    and status = 'pending' and fingerprint not in (select value from json_each(?))
+    and (status = 'pending' or exists (select 1 from inbox where run = runs.key and inbox.at_ms = due_at_ms))
+    and fingerprint not in (select value from json_each(?))
 order by due_at_ms limit ?
 """
 _HOLD = f"""

@@ -239,8 +239,12 @@ class SqliteStore:
         if not self._lock.acquire():
             return False
         connection.execute(f"pragma busy_timeout={OWNER_BUSY_MS}")
-        with self._stamped(connection) as at_ms:
-            leases.free_all(connection, at_ms)
+        try:
+            with self._stamped(connection) as at_ms:
+                leases.free_all(connection, at_ms)
+        except BaseException:
+            self._lock.release()
+            raise
         self._owns = True
         return True
 
@@ -272,26 +276,24 @@ class SqliteStore:
 
     async def claim_one(self, worker: str, run_id: str) -> RunRecord | None:
         """See `Store`."""
-        record = await self.find_run(run_id)
+        record = await self.find_run(run_id) if self._owns else None
         if record is None or record.worker is not None:
             return None
         return next(iter(await self._on_writer(self._hold, [record.key], worker)), None)
 
     async def release(self, held: Sequence[tuple[int, int]]) -> None:
         """See `Store`."""
-        await self._on_writer(self._release, held)
-
-    def _release(self, connection: sqlite3.Connection, held: Sequence[tuple[int, int]]) -> None:
-        with self._stamped(connection) as at_ms:
-            leases.release(connection, held, at_ms)
+        await self._on_writer(self._give_back, leases.release, held)
 
     async def release_all(self, worker: str) -> None:
         """See `Store`."""
-        await self._on_writer(self._release_all, worker)
+        await self._on_writer(self._give_back, leases.release_all, worker)
 
-    def _release_all(self, connection: sqlite3.Connection, worker: str) -> None:
+    def _give_back(
+        self, connection: sqlite3.Connection, fn: Callable[[sqlite3.Connection, T, int], None], whose: T
+    ) -> None:
         with self._stamped(connection) as at_ms:
-            leases.release_all(connection, worker, at_ms)
+            fn(connection, whose, at_ms)
 
     async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
         """See `Store`."""
