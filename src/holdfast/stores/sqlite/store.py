@@ -111,8 +111,7 @@ class SqliteStore:
 
     async def open(self) -> None:
         """See `Store`."""
-        writer, _ = self._threads
-        await writer.call(self._open)
+        await self._threads[0].call(self._open)
 
     def _open(self) -> None:
         self._owns = self._mode is not False and self._lock.acquire()
