@@ -33,24 +33,15 @@ ROWS_MAX = 64
 
 # The fence is part of the statement that writes: another epoch or position updates no row, and what is not
 # returned was fenced. Served by the table's key. A run that stays held leaves `worker` and `due_at_ms` alone:
-# setting them, even to what they are, would rewrite two indexes for every step.
-_UPDATE_HELD = """
-update runs set position = v.column1, status = v.column2, updated_at_ms = v.column3,
-    recoveries = iif(v.column4, 0, recoveries)
-from (values {rows}) as v
-where runs.key = v.column5 and runs.epoch = v.column6 and runs.position = v.column7
+# setting them, even to what they are, would rewrite two indexes for every step. A run that is given back is
+# parked by the counter of messages in the very row that is written, so no wake-up is lost.
+_UPDATE = """
+update runs set position = {v}1, status = {v}2, updated_at_ms = {v}3, recoveries = iif({v}4, 0, recoveries)
+    {given_back}
+{source} where runs.key = {v}5 and runs.epoch = {v}6 and runs.position = {v}7
 returning runs.key, messages_sent
 """
-# The same for a run that is given back. The parking test reads the counter of messages in the very row that is
-# written, so no wake-up is lost.
-_UPDATE_GIVEN_BACK = """
-update runs set position = v.column1, status = v.column2, updated_at_ms = v.column3,
-    recoveries = iif(v.column4, 0, recoveries), worker = null,
-    due_at_ms = iif(messages_sent > v.column8, v.column3, v.column9)
-from (values {rows}) as v
-where runs.key = v.column5 and runs.epoch = v.column6 and runs.position = v.column7
-returning runs.key, messages_sent
-"""
+_GIVEN_BACK = ", worker = null, due_at_ms = iif(messages_sent > {v}8, {v}3, {v}9)"
 _INSERT_ENTRIES = "insert into journal (run, position, epoch, at_ms, entry) values {rows}"
 # An id that is taken inserts nothing and returns nothing. Served by the unique index on ids.
 _INSERT_RUNS = """
@@ -59,6 +50,8 @@ insert into runs (id, epoch, position, status, workflow, fingerprint, queue, pri
 values {rows}
 on conflict (id) do nothing returning id, key
 """
+ROWS_MIN = 8
+"""Below this one statement for each row is quicker: the temporary tables of the other form cost 0.1 ms."""
 _NEVER = 2**62
 """More messages than any run gets: switches the parking test off."""
 
@@ -123,8 +116,7 @@ def _append(
         else:
             read = _NEVER if a.messages_read is None else a.messages_read
             given_back.append((*header, read, due_at(a, at_ms)))
-    returned = _write_rows(connection, _UPDATE_HELD, held)
-    returned += _write_rows(connection, _UPDATE_GIVEN_BACK, given_back)
+    returned = _update(connection, held, "") + _update(connection, given_back, _GIVEN_BACK)
     sent: dict[int, int] = dict(returned)
     for a in appends:
         if a.key in sent:
@@ -202,6 +194,22 @@ def _outcome(
 def _send(connection: sqlite3.Connection, message: Message, at_ms: int) -> Outcome:
     count = send(connection, message, at_ms)
     return Fenced() if count is None else Applied(at_ms, message.run_key, count)
+
+
+def _update(connection: sqlite3.Connection, rows: list[Row], given_back: str) -> list[Row]:
+    """Update headers, many with one statement; a few one by one."""
+    if len(rows) >= ROWS_MIN:
+        return _write_rows(connection, _update_statement("v.column", given_back), rows)
+    statement = _update_statement("?", given_back)
+    found = [connection.execute(statement, row).fetchone() for row in rows]
+    return [row for row in found if row is not None]
+
+
+@functools.lru_cache(maxsize=4)
+def _update_statement(v: str, given_back: str) -> str:
+    """For one row with its values as numbered parameters, or for `{rows}` of a table `v`."""
+    source = "" if v == "?" else "from (values {rows}) as v"
+    return _UPDATE.format(v=v, source=source, given_back=given_back.format(v=v))
 
 
 def _write_rows(connection: sqlite3.Connection, statement: str, rows: list[Row]) -> list[Row]:
