@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import Flow, Retry, get_task_context, task
+from holdfast import Edge, Flow, Join, Retry, Step, Workflow, get_task_context, task
 from holdfast.core.entries import BranchJoined
 from holdfast.errors import TaskError
 from tests.semantics.places import Place, entries, row, until
@@ -229,3 +229,20 @@ async def test_a_hundred_branches_join(place: Place) -> None:
         fork.branch(where, name=f"b{n}")
     output = await place.run(fork.join(KEEP), 1)
     assert output == {f"b{n}": f"b{n}:1" for n in range(100)}
+
+
+async def test_a_graph_whose_joins_wait_for_each_other_from_the_start_fails_at_once(place: Place) -> None:
+    """Row 19: never a run that hangs."""
+    steps = (
+        Step("fork", "fork", edges=(Edge("j", "a"), Edge("k", "b"))),
+        Step("j", "join", join=Join(("b",))),
+        Step("k", "join", join=Join(("a",))),
+    )
+    workflow = Workflow("circle", steps)
+    async with place.engine(workflow) as engine:
+        handle = await engine.start(workflow, 1, id="order-1")
+        with pytest.raises(TaskError, match="join_unsatisfiable"):
+            await handle.result(5)
+        assert [entry.kind for entry in await handle.journal()] == ["RunStarted", "RunFailed"]
+        record = await row(engine, "order-1")
+        assert (record.status, record.worker, record.due_at_ms) == ("failed", None, None)

@@ -163,8 +163,9 @@ class Node:
         def done(outcome: Outcome) -> None:
             # Here and not after the wait: a caller who is cancelled must not leave a run that nobody drives.
             if holder is not None:
-                if isinstance(outcome, Applied):
-                    evolve(start.run, start.first, outcome.at_ms)
+                if isinstance(outcome, Applied) and not start.over:
+                    for entry in start.entries:
+                        evolve(start.run, entry, outcome.at_ms)
                     record = held_record(new, outcome, holder)
                     self.worker.adopt(record, start.run, self._bound[workflow.name])
                 self.worker.unreserve()

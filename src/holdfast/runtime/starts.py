@@ -9,7 +9,8 @@ from holdfast.codecs.entries import encode_entry
 from holdfast.core.decide import decide
 from holdfast.core.entries import Entry
 from holdfast.core.events import StartRequested
-from holdfast.core.run import Run
+from holdfast.core.header import header_after
+from holdfast.core.run import OVER, Run
 from holdfast.definition.flow import Flow
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import (
@@ -28,12 +29,17 @@ OnConflict = Literal["fail", "use_existing"]
 
 
 class Start:
-    """A run that is about to be inserted: its first entry and what the store needs with it."""
+    """A run that is about to be inserted: its first entries and what the store needs with them."""
 
     def __init__(self, run_id: str, workflow: Workflow, payload: bytes) -> None:
-        """Decide the first entry; nothing is written."""
+        """Decide the first entries; nothing is written.
+
+        There is one, unless the graph ends the run at once: joins that can never be met, right at the start.
+        """
         self.run = Run(run_id)
-        self.first: Entry = decide(workflow, self.run, [StartRequested(payload)])[0]
+        self.entries: list[Entry] = decide(workflow, self.run, [StartRequested(payload)])
+        status = header_after(self.run, self.entries).status
+        self.over = status if status in OVER else None
         self._workflow = workflow
         self._payload = payload
 
@@ -45,9 +51,10 @@ class Start:
             id=self.run.id,
             workflow=workflow.name,
             fingerprint=workflow.fingerprint,
-            entries=(encode_entry(self.first),),
+            entries=tuple([encode_entry(entry) for entry in self.entries]),
             input_digest=digest,
-            worker=worker,
+            worker=None if self.over else worker,
+            over=self.over,
         )
 
 

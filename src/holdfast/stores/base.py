@@ -20,6 +20,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
         id: 1 to 255 bytes.
         entries: The first entries of its journal, encoded, at least one.
         worker: Hold it at once for this worker, or None to leave it to a claim.
+        over: Its status if the entries end it already; then nobody holds it and it is never due.
         priority: 1 (first) to 5.
         tags: Of the next step; a worker takes only what it has.
         input_digest: Of workflow and input, to tell a repeated start from another one.
@@ -32,6 +33,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     entries: tuple[bytes, ...]
     input_digest: bytes
     worker: str | None = None
+    over: str | None = None
     queue: str = "default"
     priority: int = 3
     tags: tuple[str, ...] = ()

@@ -52,9 +52,9 @@ class _Row:
         self.new = new
         self.incarnation = 1
         self.epoch = 0 if new.worker is None else 1
-        self.status = "pending" if new.worker is None else "running"
+        self.status = new.over or ("pending" if new.worker is None else "running")
         self.worker = new.worker
-        self.due_at_ms: int | None = at_ms
+        self.due_at_ms: int | None = None if new.over else at_ms
         self.messages_sent = 0
         self.recoveries = 0
         self.at_ms = at_ms
@@ -299,7 +299,7 @@ class MemoryStore:
 
 def _record(row: _Row) -> RunRecord:
     new = msgspec.structs.asdict(row.new)
-    del new["entries"], new["worker"]
+    del new["entries"], new["worker"], new["over"]
     return RunRecord(
         **new,
         key=row.key,

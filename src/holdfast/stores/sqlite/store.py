@@ -39,7 +39,7 @@ QUICK_COMMIT_MS = 0.5
 """While a commit takes less on average, handing it to another thread would cost more than it saves."""
 MEAN_WEIGHT = 0.1
 LOG_PAGES_MAX = 2_000
-"""Pages (8 MB) after which the log is copied back: writing over it was measured twice as quick as growing it."""
+"""Pages (8 MB) after which the log is copied back: writing over it was measured twice as fast as growing it."""
 POLL_MS = 100
 INHERIT_MS = 1_000
 """How often a client looks whether the file has lost its owner."""
