@@ -19,7 +19,7 @@ from holdfast.core.run import Run, replay
 FAILURE = Failure("E", "no")
 BEGUN = RunStarted(
     "w",
-    "d7408859bb014f7c",
+    "52c07e784e31bb37",
     b"json.1:1",
     (
         Arrival("x", "a", 1, "task", "main"),

@@ -17,14 +17,14 @@ def forked() -> Run:
         Arrival("right", "r", 1, "task", "main"),
         Arrival("main-3", "join", 1, "join", "main"),
     )
-    evolve(run, RunStarted("w", "d7408859bb014f7c", b"json.1:1", arrivals), 1_000)
+    evolve(run, RunStarted("w", "52c07e784e31bb37", b"json.1:1", arrivals), 1_000)
     evolve(run, RetryScheduled("left", "l", 1, 2, 500, "all", Failure("E", "no")), 2_000)
     return run
 
 
 def over() -> Run:
     run = Run("r")
-    evolve(run, RunStarted("w", "d7408859bb014f7c", b"json.1:1", (Arrival("main", "a", 1),)), 1_000)
+    evolve(run, RunStarted("w", "52c07e784e31bb37", b"json.1:1", (Arrival("main", "a", 1),)), 1_000)
     evolve(run, StepCompleted("main", "a", 1, 1, b"json.1:2", ()), 2_000)
     evolve(run, RunCompleted("main"), 2_000)
     return run

@@ -12,7 +12,7 @@ INPUT = b'json.1:"input"'
 
 def example() -> Run:
     arrivals = (Arrival("left", "l", 1, "task", "main"), Arrival("main-2", "join", 1, "join", "main"))
-    started = RunStarted("w", "d7408859bb014f7c", INPUT, arrivals)
+    started = RunStarted("w", "52c07e784e31bb37", INPUT, arrivals)
     completed = StepCompleted("left", "l", 1, 1, INPUT, (Arrival("left", "m", 1),), {"v": b"json.1:1"})
     retried = RetryScheduled("left", "m", 1, 2, 500, "all", Failure("E", "no", ("E",)))
     return replay("r", [(started, 1_000), (completed, 2_000), (retried, 3_000)])
@@ -92,5 +92,5 @@ def test_a_snapshot_that_points_beyond_its_payloads_is_none() -> None:
 
 
 def test_a_snapshot_of_text_that_is_no_utf8_is_none() -> None:
-    damaged = encode_run(example()).replace(b"d7408859bb014f7c", b"\xff" * 16)
+    damaged = encode_run(example()).replace(b"52c07e784e31bb37", b"\xff" * 16)
     assert decode_run("r", damaged) is None

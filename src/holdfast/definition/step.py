@@ -1,4 +1,7 @@
-"""The parts of a workflow's graph: steps, edges and joins. Immutable, and JSON through msgspec."""
+"""The parts of a workflow's graph: steps, edges and joins. Immutable, and JSON through msgspec.
+
+Defaults are left out of the JSON, so that a field that is added later, with a default, changes no fingerprint.
+"""
 
 from typing import Literal
 
@@ -7,7 +10,7 @@ import msgspec
 StepKind = Literal["task", "fork", "join"]
 
 
-class Edge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Edge(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Where a branch goes when a step is done.
 
     Attributes:
@@ -20,7 +23,7 @@ class Edge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     branch: str | None = None
 
 
-class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Join(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a join step waits for: the named branches, all of them *completed* (semantics row 18).
 
     Attributes:
@@ -30,7 +33,7 @@ class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     branches: tuple[str, ...]
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Step(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One node: exactly one of a task call, a fork (edges only), a join.
 
     Attributes:

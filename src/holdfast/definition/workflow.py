@@ -18,7 +18,7 @@ class Structure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What of a workflow is stored and fingerprinted: its graph, without code and policies.
 
     As JSON: `{"name": "order", "start_at": "validate", "steps": [{"name": "validate",
-    "kind": "task", "task": "validate", "join": null, "edges": [{"step": "ship", "branch": null}]}, ...]}`.
+    "task": "validate", "edges": [{"step": "ship"}]}, ...]}`.
     """
 
     name: str
