@@ -34,11 +34,7 @@ Done = Callable[[Outcome], None]
 
 
 class GroupCommit:
-    """Takes members from many, writes them together, and tells each its outcome.
-
-    Attributes:
-        repeats: How many commits had to be tried again.
-    """
+    """Takes members from many, writes them together, and tells each its outcome."""
 
     def __init__(self, store: Store) -> None:
         """Args: the store to write to; `run` must be running before it works in the background."""
@@ -48,7 +44,6 @@ class GroupCommit:
         self._scheduled = False
         self._work = asyncio.Event()
         self._uncertain = False
-        self.repeats = 0
 
     def submit(self, member: Member, done: Done) -> None:
         """Write `member` with the next transaction, then call `done(outcome)` on the loop's thread.
@@ -104,7 +99,6 @@ class GroupCommit:
             outcomes = self._store.commit_now([member for member, _ in group])
         except StoreUnavailableError:
             outcomes = None
-            self.repeats += 1
             self._uncertain = True
         if outcomes is None:
             self._pending[:0] = group
@@ -122,7 +116,6 @@ class GroupCommit:
             try:
                 outcomes = await self._store.commit(members)
             except StoreUnavailableError:
-                self.repeats += 1
                 repeated = True
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, REPEAT_MAX_S)
