@@ -832,7 +832,7 @@ BUGS: dict[str, Plant] = {
     "nobody waits at a join": instead_of(edges, "_someone_waits", lambda *_: True),
     "the stale counts": instead_of(turns.Turn, "current", accepts_the_stale),
     "the stale counts on the short way": instead_of(
-        steps, "straight_on", lambda *_: StepCompleted("main", "t1", 1, 1, INPUT, ())
+        steps, "straight_on", lambda *_: [StepCompleted("main", "t1", 1, 1, INPUT, ())]
     ),
     "a journal has no bound": instead_of(deciding, "decide", goes_on_without_end),
     "deciding changes the run": in_decide(changes_the_run),

@@ -33,9 +33,9 @@ def decide(workflow: Workflow, run: Run, events: Sequence[Event]) -> list[Entry]
     """
     if len(events) == 1 and type(events[0]) is AttemptSucceeded:
         # Most decisions by far. A property test holds the shortcut equal to the long way.
-        entry = steps.straight_on(workflow, run, events[0])
-        if entry is not None:
-            return [entry]
+        entries = steps.straight_on(workflow, run, events[0])
+        if entries is not None:
+            return entries
     turn = Turn(workflow, run)
     for event in events:
         match event:

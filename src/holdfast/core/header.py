@@ -35,14 +35,14 @@ class Header(msgspec.Struct, frozen=True, gc=False):
 
 
 _NEXT_STEP = Header("running", 0, None, completes=True)
+_COMPLETED = Header("completed", completes=True)
 
 
 def header_after(run: Run, entries: list[Entry]) -> Header:
     """The header of `run` once `entries` are applied to it."""
-    if len(entries) == 1 and type(entries[0]) is StepCompleted:
-        arrivals = entries[0].arrivals
-        if len(arrivals) == 1 and arrivals[0].kind == "task":
-            return _NEXT_STEP  # most commits by far: a branch goes on
+    often = _often(entries)
+    if often is not None:
+        return often
     active = run.active
     completes = False
     left: list[str] = []
@@ -67,6 +67,16 @@ def header_after(run: Run, entries: list[Entry]) -> Header:
         return Header("running", 0, None, completes)
     waiting = [due for branch, due in run.backoffs.items() if branch not in left]
     return Header("suspended", min(waiting, default=None), min(due_in, default=None), completes)
+
+
+def _often(entries: list[Entry]) -> Header | None:
+    """Most commits by far: a branch goes on, or the only one ends."""
+    if entries and type(entries[0]) is StepCompleted:
+        if len(entries) == 1:
+            arrivals = entries[0].arrivals
+            return _NEXT_STEP if len(arrivals) == 1 and arrivals[0].kind == "task" else None
+        return _COMPLETED if type(entries[1]) is RunCompleted else None
+    return None
 
 
 def _tasks(arrivals: tuple[Arrival, ...]) -> int:

@@ -214,8 +214,9 @@ def owed_by(branch: Branch) -> Effect | None:
 def owed_after(run: Run, entries: list[Entry]) -> list[Effect]:
     """What the branches owe that `entries`, applied just now, have moved; nothing once the run is over."""
     if len(entries) == 1 and type(entries[0]) is StepCompleted and len(entries[0].arrivals) == 1:
-        effect = owed_by(run.branches[entries[0].arrivals[0].branch])
-        return [] if effect is None else [effect]
+        at = entries[0].arrivals[0]
+        # An arrival at a task is attempt 1, owed now; at anything else, it waits.
+        return [StartAttempt(at.branch, at.step, at.visit, 1)] if at.kind == "task" else []
     moved: list[str] = []
     for entry in entries:
         match entry:

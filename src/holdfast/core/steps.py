@@ -6,11 +6,11 @@ any other   --(AttemptSucceeded)-->  unchanged, the event is stale
 """
 
 from holdfast.core.edges import arrive, follow
-from holdfast.core.entries import Arrival, RunStarted, StepCompleted
+from holdfast.core.entries import Arrival, Entry, RunCompleted, RunStarted, StepCompleted
 from holdfast.core.events import AttemptSucceeded, StartRequested
 from holdfast.core.run import MAIN, Branch, Run
 from holdfast.core.turn import JOURNAL_ENTRIES_MAX, Turn
-from holdfast.definition.workflow import Workflow
+from holdfast.definition.workflow import NO_SEQUEL, Workflow
 
 
 def start_requested(turn: Turn, event: StartRequested) -> None:
@@ -27,23 +27,29 @@ def start_requested(turn: Turn, event: StartRequested) -> None:
     turn.record(RunStarted(workflow.name, workflow.fingerprint, event.input, arrivals))
 
 
-def straight_on(workflow: Workflow, run: Run, event: AttemptSucceeded) -> StepCompleted | None:
-    """The entry of a step whose only edge leads the same branch to another task step.
+def straight_on(workflow: Workflow, run: Run, event: AttemptSucceeded) -> list[Entry] | None:
+    """The entries of a step that leads its branch straight to another task step, or ends a run of one branch.
 
     Returns:
         None where more than that is to be decided, or the event may be stale: then `attempt_succeeded` does it.
     """
-    sequel = workflow.sequels.get(event.step)
     branch = run.branches.get(event.branch)
-    if sequel is None or branch is None or run.position >= JOURNAL_ENTRIES_MAX:
+    sequel = workflow.sequels.get(event.step)
+    if branch is None or sequel is None or run.position >= JOURNAL_ENTRIES_MAX:
         return None
     at, attempt = branch.at, event.attempt
     if at is None or branch.status != "active" or branch.attempt != attempt or at.visit != event.visit:
         return None
-    if at.step != event.step:
+    name, step = branch.id, at.step
+    if step != event.step:
         return None
-    arrival = Arrival(at.branch, sequel, branch.visits.get(sequel, 0) + 1)
-    return StepCompleted(at.branch, at.step, at.visit, attempt, event.output, (arrival,), event.sets)
+    if sequel != NO_SEQUEL:
+        arrivals = (Arrival(name, sequel, branch.visits.get(sequel, 0) + 1),)
+        return [StepCompleted(name, step, at.visit, attempt, event.output, arrivals, event.sets)]
+    if run.open == 1:
+        done = StepCompleted(name, step, at.visit, attempt, event.output, (), event.sets)
+        return [done, RunCompleted(name)]
+    return None
 
 
 def attempt_succeeded(turn: Turn, event: AttemptSucceeded) -> None:

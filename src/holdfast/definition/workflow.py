@@ -13,6 +13,9 @@ from holdfast.definition.task import Task
 from holdfast.definition.validate import check_workflow
 from holdfast.errors import DefinitionError, FormatError
 
+NO_SEQUEL = ""
+"""In `Workflow.sequels`: no edge leaves the step, so its branch ends there."""
+
 
 class Structure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What of a workflow is stored and fingerprinted: its graph, without code and policies.
@@ -35,7 +38,8 @@ class Workflow:
         start_at: The first step.
         tasks: By name; what the task steps call. Empty for a structure that was read without its code.
         metadata: JSON-like facts for people and `get_task_context()`; not part of the fingerprint.
-        sequels: Where a task step leads straight on to another one: its name to the next one's.
+        sequels: Where a task step leads straight on to another one: its name to the next one's; and to
+            `NO_SEQUEL` where no edge leaves it.
         fingerprint: 16 hexadecimal characters; equal structures have equal ones, in any process.
     """
 
@@ -150,4 +154,6 @@ def _sequels(steps: Mapping[str, Step]) -> dict[str, str]:
             following = steps[step.edges[0].step]
             if step.kind == following.kind == "task":
                 sequels[step.name] = following.name
+        elif not step.edges and step.kind == "task":
+            sequels[step.name] = NO_SEQUEL
     return sequels

@@ -18,7 +18,7 @@ class RunFacts(msgspec.Struct, frozen=True):
     metadata: Mapping[str, Any]
 
 
-class TaskContext:
+class TaskContext(msgspec.Struct, frozen=True, gc=False):
     """Facts about the attempt that is running.
 
     Attributes:
@@ -30,12 +30,8 @@ class TaskContext:
     """
 
     # Made for every attempt and rarely asked: it holds two references, and answers from them.
-    __slots__ = ("_at", "_facts")
-
-    def __init__(self, facts: RunFacts, at: StartAttempt) -> None:
-        """Made by the engine for each attempt."""
-        self._facts = facts
-        self._at = at
+    _facts: RunFacts
+    _at: StartAttempt
 
     @property
     def run_id(self) -> str:

@@ -23,14 +23,14 @@ from holdfast.stores.base import (
     Store,
 )
 
-GROUP_MAX = 256
-"""Members of one transaction. It bounds how long one append waits behind the others, and splits a crowd: while
-one part is written on the store's thread, the loop drives the part before. The fsync is shared well by then."""
+GROUP_MAX = 1_024
+"""Members of one transaction: it bounds how long one append waits behind the others."""
 REPEAT_FIRST_S = 0.05
 REPEAT_MAX_S = 1.0
 """Waits between tries while the store is down: at most one a second in the long run."""
 
 Done = Callable[[Outcome], None]
+Group = list[tuple[Member, Done]]
 
 
 class GroupCommit:
@@ -40,7 +40,7 @@ class GroupCommit:
         """Args: the store to write to; `run` must be running before it works in the background."""
         self._store = store
         self._is_instant = store.is_instant
-        self._pending: list[tuple[Member, Done]] = []
+        self._pending: Group = []
         self._scheduled = False
         self._work = asyncio.Event()
         self._uncertain = False
@@ -76,16 +76,27 @@ class GroupCommit:
         return await future
 
     async def run(self) -> None:
-        """Commit in the background until cancelled; what is pending then is not written."""
-        while True:
-            await self._work.wait()
-            while self._pending:
-                group = self._take()
-                outcomes = await self._write([member for member, _ in group])
-                _deliver(group, outcomes)
-            self._work.clear()
+        """Commit in the background until cancelled; what is pending then is not written.
 
-    def _take(self) -> list[tuple[Member, Done]]:
+        The next group is on its way before the members of the one before go on: the store writes while they
+        are driven.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            written: Group = []
+            outcomes: list[Outcome] = []
+            while True:
+                await self._work.wait()
+                while self._pending or written:
+                    group = self._take()
+                    writing = tasks.create_task(self._write([member for member, _ in group])) if group else None
+                    try:
+                        await asyncio.sleep(0)
+                    finally:
+                        _deliver(written, outcomes)
+                    written, outcomes = group, [] if writing is None else await writing
+                self._work.clear()
+
+    def _take(self) -> Group:
         group = self._pending[:GROUP_MAX]
         del self._pending[:GROUP_MAX]
         return group
@@ -147,6 +158,6 @@ class GroupCommit:
         return outcome
 
 
-def _deliver(group: list[tuple[Member, Done]], outcomes: list[Outcome]) -> None:
+def _deliver(group: Group, outcomes: list[Outcome]) -> None:
     for (_, done), outcome in zip(group, outcomes, strict=True):
         done(outcome)

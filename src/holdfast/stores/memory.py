@@ -145,10 +145,10 @@ class MemoryStore:
         row.position += len(append.entries)
         row.status = append.status
         row.updated_at_ms = at_ms
-        row.worker = append.worker
         if append.completes:
             row.recoveries = 0
         if append.worker is None:
+            row.worker = None
             read = append.messages_read
             unread = read is not None and row.messages_sent > read
             row.due_at_ms = at_ms if unread else due_at(append, at_ms)

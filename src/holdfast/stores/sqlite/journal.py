@@ -5,9 +5,10 @@ dozens with the interpreter lock released: the event loop runs beside it instead
 """
 
 import functools
+import itertools
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from holdfast.errors import StoreRefusedError
@@ -31,16 +32,18 @@ PAGE_BYTES = 4_096
 ROWS_MAX = 64
 """Rows of one statement, a power of two: more were measured to gain nothing, and take longer to compile."""
 
-# The fence is part of the statement that writes: another epoch or position updates no row, and what is not
-# returned was fenced. Served by the table's key. A run that stays held leaves `worker` and `due_at_ms` alone:
-# setting them, even to what they are, would rewrite two indexes for every step. A run that is given back is
-# parked by the counter of messages in the very row that is written, so no wake-up is lost.
+# The fence is part of the statement that writes: another epoch or position updates no row. Served by the
+# table's key. A run that stays held leaves `worker` and `due_at_ms` alone: setting them, even to what they are,
+# would rewrite two indexes for every step. A run that is given back is parked by the counter of messages in the
+# very row that is written, so no wake-up is lost.
 _UPDATE = """
 update runs set position = {v}1, status = {v}2, updated_at_ms = {v}3, recoveries = iif({v}4, 0, recoveries)
     {given_back}
 {source} where runs.key = {v}5 and runs.epoch = {v}6 and runs.position = {v}7
-returning runs.key, messages_sent
 """
+_RETURNING = " returning key, messages_sent"
+# Served by the table's key.
+_MESSAGES = "select key, messages_sent from runs where messages_sent > 0 and key in (values {rows})"
 _GIVEN_BACK = ", worker = null, due_at_ms = iif(messages_sent > {v}8, {v}3, {v}9)"
 _INSERT_ENTRIES = "insert into journal (run, position, epoch, at_ms, entry) values {rows}"
 # An id that is taken inserts nothing and returns nothing. Served by the unique index on ids.
@@ -52,21 +55,32 @@ on conflict (id) do nothing returning id, key
 """
 ROWS_MIN = 8
 """Below this one statement for each row is quicker: the temporary tables of the other form cost 0.1 ms."""
+_KEY = 4
+"""Where a header's row has the run's key."""
 _NEVER = 2**62
 """More messages than any run gets: switches the parking test off."""
 
 Row = tuple[Any, ...]
 
 
+class PartlyFencedError(Exception):
+    """Some of many appends were fenced; each is to be written on its own to see which."""
+
+
 def write_group(connection: sqlite3.Connection, group: Sequence[Member], at_ms: int) -> list[Outcome]:
-    """Write the members inside the open transaction; raises one of `REFUSALS` if one can never be held."""
+    """Write the members inside the open transaction.
+
+    Raises:
+        PartlyFencedError: Roll back, and write one by one.
+        REFUSALS: One can never be held; the same.
+    """
     entries: list[Row] = []
     appends = [member for member in group if isinstance(member, Append)]
     new = [member for member in group if isinstance(member, NewRun)]
     sent = _append(connection, appends, at_ms, entries) if appends else {}
     keys = _insert(connection, new, at_ms, entries) if new else {}
     for append in appends:
-        if append.key in sent:
+        if (append.consumed or append.children or append.messages) and append.key in sent:
             _spawn(connection, append, at_ms, entries)
     _write_rows(connection, _INSERT_ENTRIES, entries)
     return [_outcome(connection, member, at_ms, sent, keys) for member in group]
@@ -87,10 +101,10 @@ def write_one_by_one(connection: sqlite3.Connection, group: Sequence[Member], at
 
 
 def pages_written(group: Sequence[Member]) -> int:
-    """About how many pages a group writes: runs and their journals stand apart, so each touches its own."""
+    """About how many pages a group writes: several rows share a page, entries all of theirs."""
     appends = [member for member in group if isinstance(member, Append)]
     written = sum(len(entry) for append in appends for entry in append.entries)
-    return 3 + len(group) + written // PAGE_BYTES
+    return 3 + len(group) // 4 + written // PAGE_BYTES
 
 
 def read_journal(connection: sqlite3.Connection, key: int, after: int) -> list[JournalRow]:
@@ -116,8 +130,7 @@ def _append(
         else:
             read = _NEVER if a.messages_read is None else a.messages_read
             given_back.append((*header, read, due_at(a, at_ms)))
-    returned = _update(connection, held, "") + _update(connection, given_back, _GIVEN_BACK)
-    sent: dict[int, int] = dict(returned)
+    sent = _update(connection, held, "") | _update(connection, given_back, _GIVEN_BACK)
     for a in appends:
         if a.key in sent:
             position = a.position
@@ -196,13 +209,20 @@ def _send(connection: sqlite3.Connection, message: Message, at_ms: int) -> Outco
     return Fenced() if count is None else Applied(at_ms, message.run_key, count)
 
 
-def _update(connection: sqlite3.Connection, rows: list[Row], given_back: str) -> list[Row]:
-    """Update headers, many with one statement; a few one by one."""
-    if len(rows) >= ROWS_MIN:
-        return _write_rows(connection, _update_statement("v.column", given_back), rows)
-    statement = _update_statement("?", given_back)
-    found = [connection.execute(statement, row).fetchone() for row in rows]
-    return [row for row in found if row is not None]
+def _update(connection: sqlite3.Connection, rows: list[Row], given_back: str) -> dict[int, int]:
+    """Update headers, many with one statement, a few one by one; key to messages sent of those not fenced."""
+    if len(rows) < ROWS_MIN:
+        statement = _update_statement("?", given_back) + _RETURNING
+        found = [connection.execute(statement, row).fetchone() for row in rows]
+        return dict(row for row in found if row is not None)
+    # Nothing is returned by row: for each row that it fetches, the driver takes the interpreter's lock.
+    statement = _update_statement("v.column", given_back)
+    updated = sum(_execute(connection, statement, piece).rowcount for piece in _pieces(rows))
+    if updated < len(rows):
+        raise PartlyFencedError
+    sent = dict.fromkeys([row[_KEY] for row in rows], 0)
+    sent.update(_write_rows(connection, _MESSAGES, [(key,) for key in sent]))
+    return sent
 
 
 @functools.lru_cache(maxsize=4)
@@ -216,9 +236,13 @@ def _write_rows(connection: sqlite3.Connection, statement: str, rows: list[Row])
     """Run a statement over all rows, in pieces whose sizes are powers of two; its returned rows."""
     returned: list[Row] = []
     for piece in _pieces(rows):
-        sql = _for_rows(statement, len(piece), len(piece[0]))
-        returned += connection.execute(sql, _flat(piece)).fetchall()
+        returned += _execute(connection, statement, piece).fetchall()
     return returned
+
+
+def _execute(connection: sqlite3.Connection, statement: str, piece: list[Row]) -> sqlite3.Cursor:
+    sql = _for_rows(statement, len(piece), len(piece[0]))
+    return connection.execute(sql, list(itertools.chain.from_iterable(piece)))
 
 
 def _pieces(rows: list[Row]) -> Iterator[list[Row]]:
@@ -235,7 +259,3 @@ def _pieces(rows: list[Row]) -> Iterator[list[Row]]:
 def _for_rows(statement: str, rows: int, columns: int) -> str:
     row = f"({', '.join('?' * columns)})"
     return statement.format(rows=", ".join([row] * rows))
-
-
-def _flat(rows: Iterable[Row]) -> list[Any]:
-    return [value for row in rows for value in row]

@@ -38,8 +38,8 @@ WorkerMode = Literal["auto"] | bool
 QUICK_COMMIT_MS = 0.5
 """While a commit takes less on average, handing it to another thread would cost more than it saves."""
 MEAN_WEIGHT = 0.1
-LOG_PAGES_MAX = 2_000
-"""Pages (8 MB) after which the log is copied back: writing over it was measured twice as fast as growing it."""
+LOG_PAGES_MAX = 500
+"""Pages (2 MB) after which the log is copied back: writing over it was measured twice as fast as growing it."""
 POLL_MS = 100
 INHERIT_MS = 1_000
 """How often a client looks whether the file has lost its owner."""
@@ -191,7 +191,7 @@ class SqliteStore:
         try:
             with self._stamped(connection) as at_ms:
                 outcomes = journal.write_group(connection, group, at_ms)
-        except StoreRefusedError:
+        except (StoreRefusedError, journal.PartlyFencedError):
             with self._stamped(connection) as at_ms:
                 outcomes = journal.write_one_by_one(connection, group, at_ms)
         spent_ms = self._machine_clock.monotonic_ms() - begun_ms

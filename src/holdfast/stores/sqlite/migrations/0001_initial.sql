@@ -32,15 +32,18 @@ create index runs_due on runs (queue, workflow, priority, due_at_ms)
 -- Serves the freeing of a dead owner's runs at open.
 create index runs_held on runs (worker) where worker is not null;
 
--- One B-tree in (run, position) order: a journal is read in one sweep, and appended to at its end.
+-- In the order of writing, so that the entries of all runs in one transaction share a few pages. In (run, position)
+-- order each active run would cost a page of its own in every transaction.
 create table journal (
     run integer not null,
     position integer not null,
     epoch integer not null,
     at_ms integer not null,
-    entry blob not null,
-    primary key (run, position)
-) strict, without rowid;
+    entry blob not null
+) strict;
+
+-- Serves reading one run's journal, and lets no position be taken twice.
+create unique index journal_position on journal (run, position);
 
 create table inbox (
     run integer not null,
