@@ -1,8 +1,10 @@
-"""Durable steps per second: one run of many steps, many runs of ten, in memory and on SQLite.
+"""Durable steps per second: one run of many steps, many runs of ten, in memory, on SQLite and on PostgreSQL.
 
-Everything is measured beside its bare counterpart in the same run, and ratios are printed with the budget they
-are held to. Usage: `python bench/bench_steps.py [--dir DIRECTORY] [--rounds N]`; exit status 1 when a budget
-is missed.
+Everything is measured beside its bare counterpart in the same run, and ratios are printed with the budget
+they are held to. Exit status 1 when a budget is missed. Without a URL, a PostgreSQL server of the `pgserver`
+wheel is started.
+
+    python bench/bench_steps.py [--only STORE] [--dir DIRECTORY] [--postgres URL] [--rounds N]
 """
 
 import argparse
@@ -10,13 +12,17 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import os
 import sqlite3
 import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+import asyncpg
 
 from holdfast import AsyncEngine, Flow
 
@@ -172,6 +178,125 @@ def databases(directory: str | None) -> Iterator[Path]:
         yield Path(name)
 
 
+async def raw_postgres(url: str, transactions: int) -> float:
+    """Rate of one row per transaction over one connection of the driver: what server and disk allow."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("drop table if exists raw_journal")
+        await connection.execute(
+            "create table raw_journal (run bigint, position int, entry bytea, primary key (run, position))"
+        )
+        insert = await connection.prepare("insert into raw_journal values (1, $1, $2)")
+        begun = time.perf_counter()
+        for n in range(transactions):
+            await insert.fetch(n, b"x" * 60)
+        return transactions / (time.perf_counter() - begun)
+    finally:
+        await connection.close()
+
+
+async def first_steps(here: str, there: str | None, count: int) -> list[float]:
+    """Milliseconds from the call of `start` to the first step, one at a time, with an idle worker.
+
+    Args:
+        here: URL of the engine that starts.
+        there: URL of the engine that drives; None where it is the same.
+        count: Of starts.
+    """
+    began: list[float] = []
+
+    async def note(x: int) -> int:
+        began.append(time.perf_counter())
+        return x
+
+    flow = Flow("first").then(note)
+    spent: list[float] = []
+    async with contextlib.AsyncExitStack() as engines:
+        if there is not None:
+            await engines.enter_async_context(AsyncEngine(there, workflows=[flow]))
+        starts = AsyncEngine(here, workflows=[flow], worker="auto" if there is None else False)
+        engine = await engines.enter_async_context(starts)
+        for n in range(count):
+            begun = time.perf_counter()
+            handle = await engine.start(flow, n)
+            await handle.result()
+            spent.append((began[-1] - begun) * 1e3)
+            await asyncio.sleep(0.01)
+    return spent
+
+
+def percentiles(values: list[float]) -> tuple[float, float]:
+    """The median, and what 99 in 100 stay below."""
+    ordered = sorted(values)
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+
+
+@contextlib.contextmanager
+def postgres(url: str | None) -> Iterator[str]:
+    """A server: the one that is named, or one of our own for as long as this lasts."""
+    if url is not None:
+        yield url
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it remarks on the environment
+        import pgserver  # noqa: PLC0415 - only where it is needed
+
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as name:
+        server = pgserver.get_server(name)
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+SCHEMAS = itertools.count()
+
+
+def fresh(url: str) -> str:
+    """The same server with an empty schema."""
+    sign = "&" if "?" in url else "?"
+    return f"{url}{sign}schema=bench_{os.getpid()}_{next(SCHEMAS)}&migrate=on"
+
+
+def measure_postgres(report: Report, url: str, rounds: int) -> None:
+    """What is measured on SQLite, on a server."""
+    report.line("PostgreSQL")
+    ratios: list[float] = []
+    for steps in LENGTHS:
+        for _ in range(rounds):
+            raw = asyncio.run(raw_postgres(url, min(max(steps, 200), 2_000)))
+            rate, first, last = asyncio.run(one_run(fresh(url), steps))
+            if steps == LENGTHS[-1]:
+                ratios.append(rate / raw)
+            report.line(
+                f"  {steps:6,} steps: {rate:8,.0f}/s  raw {raw:8,.0f}/s  ratio {rate / raw:.2f}"
+                f"  µs per step {first:6.1f} at the start, {last:6.1f} at the end"
+            )
+    report.gate("postgresql, ratio to raw", statistics.median(ratios), 0.60, at_least=True)
+    many: list[float] = []
+    for _ in range(rounds):
+        raw = asyncio.run(raw_postgres(url, 500))
+        starting, spent = asyncio.run(many_runs(fresh(url)))
+        many.append(RUNS * STEPS / spent)
+        report.line(
+            f"  {RUNS:,} runs of {STEPS}: {many[-1]:8,.0f} steps/s, {many[-1] / raw:5.1f} x raw"
+            f" transactions/s;  {RUNS / starting:8,.0f} starts/s"
+        )
+    report.gate("postgresql, steps/s", statistics.median(many), 30_000, at_least=True)
+    place = fresh(url)
+    p50, p99 = percentiles(asyncio.run(first_steps(place, place, 200)))
+    report.line(f"  start to first step, another engine drives: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    report.gate("postgresql, start to first step, p50 ms", p50, 20, at_least=False)
+
+
+def measure_first_step(report: Report, directory: str | None) -> None:
+    """Start to first step on SQLite, in the process that drives."""
+    with databases(directory) as folder:
+        p50, p99 = percentiles(asyncio.run(first_steps(f"sqlite:///{folder / 'first.db'}", None, 200)))
+    report.line(f"start to first step, sqlite, same process: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    report.gate("sqlite, start to first step, p50 ms", p50, 5, at_least=False)
+
+
 def measure_one_run(report: Report, directory: str | None, rounds: int) -> None:
     """One run of 10 to 10,000 steps beside raw transactions, in pairs so that the disk's drift cancels."""
     report.line("one run, sequential steps")
@@ -232,12 +357,19 @@ def measure_many_runs(report: Report, directory: str | None, rounds: int) -> Non
 def main() -> int:
     """Measure everything; 1 when a budget is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("embedded", "postgres"), help="measure one of the two")
     parser.add_argument("--dir", help="where database files are made (default: the temp directory)")
+    parser.add_argument("--postgres", metavar="URL", help="a server to use instead of one of our own")
     parser.add_argument("--rounds", type=int, default=5, help="measurements behind each median")
     options = parser.parse_args()
     report = Report()
-    measure_one_run(report, options.dir, options.rounds)
-    measure_many_runs(report, options.dir, options.rounds)
+    if options.only != "postgres":
+        measure_one_run(report, options.dir, options.rounds)
+        measure_many_runs(report, options.dir, options.rounds)
+        measure_first_step(report, options.dir)
+    if options.only != "embedded":
+        with postgres(options.postgres) as url:
+            measure_postgres(report, url, options.rounds)
     if report.missed:
         report.line(f"missed: {', '.join(report.missed)}")
     return 1 if report.missed else 0

@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from holdfast.definition.duration import Duration
+from holdfast.definition.duration import Duration, to_ms
 from holdfast.errors import UsageError
-from holdfast.ports import Chance, Clock, Ids
+from holdfast.ports import Chance, Clock, Heart, Ids, Threads
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.clock import SystemClock
 from holdfast.runtime.executors import DaemonThreads
 from holdfast.runtime.ids import SystemChance, SystemIds
-from holdfast.runtime.limits import CONCURRENCY, THREADS_MAX
+from holdfast.runtime.leases import ThreadHeart
+from holdfast.runtime.limits import CONCURRENCY, LEASE, THREADS_MAX
 from holdfast.runtime.node import Ending, Node
 from holdfast.runtime.starts import Definable, OnConflict
 from holdfast.runtime.urls import store_at
@@ -42,33 +43,44 @@ class AsyncEngine:
         workflows: Iterable[Definable] = (),
         worker: Literal["auto"] | bool = "auto",
         concurrency: int = CONCURRENCY,
+        lease: Duration = LEASE,
         store: Store | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
         chance: Chance | None = None,
+        heart: Heart | None = None,
+        threads: Threads | None = None,
     ) -> None:
         """Bind the workflows; nothing is opened before the `async with` block begins.
 
         Args:
-            url: `sqlite:///relative.db`, `sqlite:////absolute.db` or `memory://`; default the environment
-                variable `HOLDFAST_URL`.
+            url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user@host/database` or
+                `memory://`; default the environment variable `HOLDFAST_URL`.
             workflows: What this process can drive: flows and workflows, each name once.
-            worker: Drive runs: "auto" if no other process owns the SQLite file, True or fail, False never.
+            worker: Drive runs: "auto" if no other process owns the SQLite file, True or fail, False never. On
+                PostgreSQL any number of processes drive.
             concurrency: Runs that are active at once, 1 to 100,000; waiting ones do not count.
+            lease: On PostgreSQL, how long others wait after the last sign of life of this process before they
+                take its runs over; a body that blocks the event loop for 0.6 of it loses its run.
             store: Instead of `url`: an object of the Store protocol.
-            clock: Instead of the machine's, for tests; so are the next two.
+            clock: Instead of the machine's, for tests; so are the next ones.
             ids: Where new names come from.
             chance: What jitter is made of.
+            heart: What renews the lease of this process.
+            threads: Where sync bodies run.
 
         Raises:
             DefinitionError: A workflow cannot be built; `.problems` lists all of it.
             UsageError: No URL, one of no known store, or a bound that is not kept.
         """
-        threads = DaemonThreads(THREADS_MAX, name="holdfast-task")
+        threads = threads or DaemonThreads(THREADS_MAX, name="holdfast-task")
+        clock = clock or SystemClock()
         self._node = Node(
-            store or store_at(_url(url), worker=worker, clock=clock or SystemClock()),
+            store or store_at(_url(url), worker=worker, clock=clock, lease_ms=to_ms(lease, what="lease")),
             workflows,
             ids=ids or SystemIds(),
+            clock=clock,
+            heart=heart or ThreadHeart(clock),
             attempts=Attempts(threads=threads, chance=chance or SystemChance()),
             threads=threads,
             concurrency=concurrency,

@@ -16,8 +16,9 @@
     |   |-- StoreUnavailableError    try again
     |   |-- StoreOpenError           fix the path or its rights
     |   |-- StoreOwnedError          another worker process owns the SQLite file
-    |   `-- StoreRefusedError        this one value can never be written
-    |-- LeaseLostError           stop: another worker drives the run
+    |   |-- StoreRefusedError        this one value can never be written
+    |   `-- StoreConnectError        fix the URL, the user or its rights
+    |-- LeaseLostError           stop: this worker's lease has expired
     |-- FormatError              repair: damaged, foreign or newer data
     `-- CodecError               repair: a value that cannot be encoded or decoded
 
@@ -314,20 +315,35 @@ class StoreRefusedError(StoreError):
         super().__init__(f"the store can not hold this value: {reason}", reason=reason)
 
 
+class StoreConnectError(StoreError):
+    """The store's server cannot be reached, or does not let this user in; nothing was written."""
+
+    code = "store_connect"
+    store: str
+    reason: str
+
+    def __init__(self, *, store: str, reason: str) -> None:
+        """Args: the store without secrets, and the reason of the driver or the server."""
+        super().__init__(
+            f"the store {store} cannot be opened: {reason}; "
+            "check its host, port, user, password, database and rights",
+            store=store,
+            reason=reason,
+        )
+
+
 class LeaseLostError(HoldfastError):
-    """This worker no longer drives the run; what it had not committed is void."""
+    """A worker's lease has expired; what it had not committed is void."""
 
     code = "lease_lost"
-    run_id: str
-    epoch: int
+    worker: str
 
-    def __init__(self, *, run_id: str, epoch: int) -> None:
-        """Args: the run, and the epoch this worker held it under."""
+    def __init__(self, *, worker: str) -> None:
+        """Args: the identity whose lease it was."""
         super().__init__(
-            f"run {run_id!r} is no longer held under epoch {epoch}; "
-            "another worker goes on with it, nothing is to be done here",
-            run_id=run_id,
-            epoch=epoch,
+            f"the lease of worker {worker!r} has expired; others go on with its runs, and this process takes "
+            "a new identity: nothing is to be done here",
+            worker=worker,
         )
 
 

@@ -10,7 +10,7 @@ from holdfast.definition.duration import Duration
 from holdfast.engine import AsyncEngine, AsyncHandle, arun, in_running_loop
 from holdfast.errors import UsageError
 from holdfast.ports import Chance, Clock, Ids
-from holdfast.runtime.limits import CONCURRENCY
+from holdfast.runtime.limits import CONCURRENCY, LEASE
 from holdfast.runtime.starts import Definable, OnConflict
 from holdfast.runtime.views import JournalEntry, RunStatus, RunSummary
 from holdfast.stores.base import Store
@@ -105,6 +105,7 @@ class Engine:
         workflows: Iterable[Definable] = (),
         worker: Literal["auto"] | bool = "auto",
         concurrency: int = CONCURRENCY,
+        lease: Duration = LEASE,
         store: Store | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
@@ -116,6 +117,7 @@ class Engine:
             workflows=workflows,
             worker=worker,
             concurrency=concurrency,
+            lease=lease,
             store=store,
             clock=clock,
             ids=ids,

@@ -413,7 +413,7 @@ def test_a_file_that_cannot_be_imported_is_shown_with_its_place(folder: Path) ->
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--db", "postgres://x"], ["'postgres://x'"]),
+        (["--db", "mysql://x"], ["'mysql://x'"]),
         (["--db", "runs.db"], ["'runs.db'", "sqlite:///"]),
         (["--db", ""], ["--db"]),
         (["--db", "sqlite:///no/dir.db"], ["no/dir.db", "cannot be opened"]),

@@ -21,6 +21,7 @@ import pytest
 
 from holdfast import errors
 from holdfast.core.entries import Arrival, Entry, Failure
+from tests.postgres_server import migrated_schema, server_url
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,6 +31,7 @@ INVARIANTS = ROOT / "docs" / "invariants.md"
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 SCHEMA = ROOT / "src" / "holdfast" / "stores" / "sqlite" / "migrations" / "0001_initial.sql"
 SNIPPET_S = 60
+POSTGRES = "postgresql://localhost/orders"
 
 FENCE = re.compile(
     r"^(?:<!-- (?P<mark>\w+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -71,6 +73,12 @@ def scripts(text: str) -> list[list[Snippet]]:
     return found
 
 
+def postgres_url() -> str:
+    """What the server of the tests has in the place of the reader's: a database with our tables."""
+    server = server_url()
+    return f"{server}{'&' if '?' in server else '?'}schema={migrated_schema()}"
+
+
 def run_script(parts: Iterable[Snippet], folder: Path) -> str:
     """Run the Python of a script and return what it wrote, or what went wrong."""
     lines: list[str] = []
@@ -80,7 +88,10 @@ def run_script(parts: Iterable[Snippet], folder: Path) -> str:
             lines += [""] * (part.line - 1 - len(lines))
             lines += part.text.splitlines()
     script = folder / "snippets.py"
-    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = "\n".join(lines) + "\n"
+    if POSTGRES in text:
+        text = text.replace(POSTGRES, postgres_url())
+    script.write_text(text, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "HOLDFAST_URL"}
     ended = subprocess.run(
         [sys.executable, "-W", "error", script],
@@ -155,10 +166,10 @@ def unknown_targets(text: str, _page: Path) -> Iterator[str]:
 
 
 @functools.cache
-def help_of(subcommand: str) -> str | None:
+def help_of(*subcommand: str) -> str | None:
     """What `holdfast SUBCOMMAND --help` says; None if there is no such subcommand."""
     ended = subprocess.run(
-        [sys.executable, "-m", "holdfast.cli", subcommand, "--help"],
+        [sys.executable, "-m", "holdfast.cli", *subcommand, "--help"],
         env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
         check=False,
         capture_output=True,
@@ -175,12 +186,13 @@ def unknown_commands(text: str, _page: Path) -> Iterator[str]:
             continue
         for line in snippet.text.splitlines():
             words = line.removeprefix("$ ").split()
-            if words[:1] == ["holdfast"] and not is_understood(words[1], words[2:]):
+            depth = 3 if words[1:2] == ["db"] else 2
+            if words[:1] == ["holdfast"] and not is_understood(words[1:depth], words[depth:]):
                 yield line
 
 
-def is_understood(subcommand: str, words: Iterable[str]) -> bool:
-    told = help_of(subcommand)
+def is_understood(subcommand: Iterable[str], words: Iterable[str]) -> bool:
+    told = help_of(*subcommand)
     return told is not None and all(word in told.split() for word in words if word.startswith("--"))
 
 

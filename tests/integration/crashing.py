@@ -16,9 +16,12 @@ from holdfast.core.run import Run, evolve, owed
 from holdfast.runtime import worker
 from holdfast.runtime.clock import SystemClock
 from holdfast.runtime.urls import store_at
-from holdfast.stores.base import Member, RunRecord, Store
+from holdfast.stores.base import Store
 from holdfast.stores.memory import MemoryStore
+from holdfast.stores.postgres.store import PostgresStore
+from holdfast.stores.records import Member, RunRecord
 from holdfast.testing.faults import Choose, Fault, FaultyStore
+from tests.postgres_server import migrated_schema, portal, server_url
 
 RUN_ID = "order-1"
 DEADLINE_S = 20
@@ -96,6 +99,15 @@ def stores(kind: str, folder: Path) -> Callable[[], Store]:
     if kind == "memory":
         memory = MemoryStore(SystemClock())
         return lambda: memory
+    if kind == "postgres":
+        schema = migrated_schema()
+
+        def reopen() -> Store:
+            # Whoever opens the store next comes when the lease of the one before has expired.
+            portal().execute(f'update "{schema}".workers set expires_at_ms = 0')  # noqa: S608 - a name of ours
+            return PostgresStore(server_url(), clock=SystemClock(), schema=schema)
+
+        return reopen
     return lambda: store_at(f"sqlite:///{folder / 'runs.db'}", worker=True, clock=SystemClock())
 
 

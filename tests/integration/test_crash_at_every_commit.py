@@ -19,7 +19,7 @@ from tests.integration.crashing import (
     stores,
 )
 
-KINDS = ["memory", "sqlite"]
+KINDS = ["memory", "sqlite", "postgres"]
 FAULTS = [Fault.CRASH_BEFORE, Fault.CRASH_AFTER]
 
 

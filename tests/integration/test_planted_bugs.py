@@ -11,8 +11,8 @@ from holdfast.core.header import Header
 from holdfast.errors import HoldfastError
 from holdfast.runtime.driver import Driver
 from holdfast.stores import group_commit
-from holdfast.stores.base import Append, Applied, Member, Outcome
 from holdfast.stores.group_commit import GroupCommit
+from holdfast.stores.records import Append, Applied, Member, Outcome
 from holdfast.testing.faults import Fault
 from tests.integration import crashing
 from tests.integration.test_crash_at_every_commit import (
@@ -49,8 +49,8 @@ def test_taking_an_unknown_outcome_for_a_fence_is_caught(
 ) -> None:
     """The repeated append is fenced by its own first try, and the run is dropped."""
 
-    async def believe(group: GroupCommit, member: Member, outcome: Outcome) -> Outcome:
-        del group, member
+    async def believe(group: GroupCommit, member: Member, outcome: Outcome, since_ms: int) -> Outcome:
+        del group, member, since_ms
         return outcome
 
     monkeypatch.setattr(GroupCommit, "_recall", believe)

@@ -10,7 +10,8 @@ from holdfast.codecs.snapshots import decode_run, encode_run
 from holdfast.core.run import Branch, Run, evolve
 from holdfast.runtime import driver
 from holdfast.runtime.folds import fold
-from holdfast.stores.base import Snapshot, Store
+from holdfast.stores.base import Store
+from holdfast.stores.records import Snapshot
 from holdfast.testing.faults import Fault, FaultyStore
 from tests.integration.crashing import (
     CALLS,
@@ -23,7 +24,7 @@ from tests.integration.crashing import (
     stores,
 )
 
-KINDS = ["memory", "sqlite"]
+KINDS = ["memory", "sqlite", "postgres"]
 
 
 def _facts(thing: Run | Branch) -> dict[str, object]:

@@ -10,7 +10,7 @@ from holdfast import AsyncEngine, Flow
 from holdfast.errors import StoreUnavailableError
 from holdfast.runtime.clock import SystemClock
 from holdfast.runtime.urls import store_at
-from holdfast.stores.base import NewRun
+from holdfast.stores.records import Claimed, NewRun
 from holdfast.stores.sqlite import leases
 
 PATIENCE_S = 5
@@ -73,7 +73,7 @@ def test_a_store_that_may_not_drive_claims_nothing(url: str) -> None:
             new = NewRun(id="a", workflow="inc", fingerprint="f", entries=(b"e",), input_digest=b"d")
             await store.commit([new])
             assert not store.may_drive
-            assert await store.claim("me", workflows=["inc"], limit=9) == []
+            assert await store.claim("me", workflows=["inc"], limit=9) == Claimed()
             assert await store.claim_one("me", "a") is None
             record = await store.find_run("a")
             assert record is not None

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from holdfast import AsyncEngine, Flow, Retry, task
 from holdfast.runtime.urls import store_at
-from holdfast.stores.base import Append, Applied, Message, NewRun, Store
-from tests.contract.stores import BEGIN_MS, DAY_MS, MINUTE_MS, ManualClock
+from holdfast.stores.base import Store
+from holdfast.stores.records import Append, Applied, Message, NewRun
+from holdfast.testing.contract.place import BEGIN_MS, DAY_MS, MINUTE_MS, ManualClock
 from tests.semantics.places import until_status
 
 PATIENCE_S = 10
@@ -172,6 +173,6 @@ def test_a_message_of_a_client_whose_wall_clock_is_ahead_wakes_at_once(tmp_path:
         claimed = await owner.claim("me", workflows=["inc"], limit=9)
         await client.close()
         await owner.close()
-        return [record.id for record in claimed]
+        return [record.id for record in claimed.runs]
 
     assert asyncio.run(look()) == ["a"]

@@ -14,7 +14,7 @@ from holdfast import AsyncEngine, Engine, Flow
 from holdfast.errors import FormatError, StoreOpenError, StoreOwnedError
 from holdfast.runtime.clock import SystemClock
 from holdfast.runtime.urls import store_at
-from holdfast.stores.base import Append, Applied, NewRun
+from holdfast.stores.records import Append, Applied, NewRun
 from holdfast.stores.sqlite.store import SqliteStore
 
 MODES = [True, "auto", False]

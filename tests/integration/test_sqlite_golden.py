@@ -17,7 +17,7 @@ import pytest
 from holdfast import AsyncEngine, AsyncHandle, Flow, Retry, WorkflowError, get_task_context, task
 from holdfast.errors import TaskError
 from holdfast.runtime.urls import store_at
-from tests.contract.stores import ManualClock
+from holdfast.testing.contract.place import ManualClock
 from tests.semantics.places import until_status
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format1.db"

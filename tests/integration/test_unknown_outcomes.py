@@ -8,12 +8,12 @@ import pytest
 
 from holdfast import AsyncEngine, Flow, errors
 from holdfast.stores import group_commit
-from holdfast.stores.base import Append, Applied, Fenced, Member, NewRun
 from holdfast.stores.group_commit import GroupCommit
+from holdfast.stores.records import Append, Applied, Fenced, Member, NewRun
 from holdfast.testing.faults import Fault, FaultyStore
 from tests.integration.crashing import CALLS, FLOW, OUTPUT, at, entries_of, never, run_once, stores
 
-KINDS = ["memory", "sqlite"]
+KINDS = ["memory", "sqlite", "postgres"]
 
 
 @pytest.fixture(autouse=True)

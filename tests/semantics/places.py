@@ -1,6 +1,7 @@
 """Where the runs of one test are kept, and engines that open that place one after the other."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,12 +12,18 @@ from holdfast.core.entries import Entry
 from holdfast.ports import Clock
 from holdfast.runtime.starts import Definable
 from holdfast.runtime.urls import store_at
-from holdfast.stores.base import RunRecord, Store
+from holdfast.stores.base import Store
 from holdfast.stores.memory import MemoryStore
+from holdfast.stores.postgres.store import PostgresStore
+from holdfast.stores.records import LeaseTimes, RunRecord
+from tests.postgres_places import postgres
+from tests.postgres_server import portal
 
 PATIENCE_S = 10
 """Until what must happen is taken for never."""
 LOOK_S = 0.002
+LEASE = LeaseTimes.of(30 * 86_400_000)
+"""Longer than any test puts the clock forward; engines that close give back what they hold."""
 
 
 class ShiftedClock:
@@ -47,7 +54,15 @@ def sqlite(directory: Path, clock: Clock) -> Make:
     return lambda: store_at(f"sqlite:///{directory}/runs.db", worker=True, clock=clock)
 
 
-PLACES: Mapping[str, Callable[[Path, Clock], Make]] = {"memory": memory, "sqlite": sqlite}
+def on_postgres(_directory: Path, clock: Clock) -> Make:
+    return postgres(clock, moves=True, lease=LEASE)
+
+
+PLACES: Mapping[str, Callable[[Path, Clock], Make]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    "postgres": on_postgres,
+}
 
 
 class Place:
@@ -65,10 +80,39 @@ class Place:
     def blocking(self, *workflows: Definable, **options: Any) -> Engine:  # noqa: ANN401 - options of any type
         return Engine(**({"store": self.store(), "workflows": workflows} | options))
 
+    def change_entry(self, run_id: str, position: int, change: Callable[[bytes], bytes]) -> None:
+        """Change a stored entry while nobody has the place open."""
+        store = self.store()
+        if isinstance(store, MemoryStore):
+            found = store._find(run_id)
+            assert found is not None
+            epoch, at_ms, entry = found.journal[position - 1]
+            found.journal[position - 1] = (epoch, at_ms, changed(entry, change))
+        elif isinstance(store, PostgresStore):
+            where = "where run = (select key from {schema}.runs where id = $1) and position = $2"
+            select = store._address.sql(f"select entry from {{schema}}.journal {where}")  # noqa: S608
+            update = store._address.sql(f"update {{schema}}.journal set entry = $3 {where}")  # noqa: S608
+            (row,) = portal().fetch(select, run_id, position)
+            portal().fetch(update, run_id, position, changed(row[0], change))
+        else:
+            where = "where run = (select key from runs where id = ?) and position = ?"
+            connection = sqlite3.connect(f"{self.directory}/runs.db")
+            with connection:
+                found = connection.execute(f"select entry from journal {where}", (run_id, position)).fetchone()  # noqa: S608
+                update = f"update journal set entry = ? {where}"  # noqa: S608
+                connection.execute(update, (changed(found[0], change), run_id, position))
+            connection.close()
+
     async def run(self, flow: Definable, value: object = None) -> Any:  # noqa: ANN401 - what the workflow returns
         """Open, run one workflow to its end, close."""
         async with self.engine(flow) as engine:
             return await (await engine.start(flow, value)).result(PATIENCE_S)
+
+
+def changed(entry: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Another entry."""
+    assert change(entry) != entry
+    return change(entry)
 
 
 def store_of(engine: AsyncEngine) -> Store:

@@ -1,7 +1,6 @@
 """A journal that cannot be read blocks its run only; the worker and every list go on."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 
 import pytest
@@ -10,8 +9,7 @@ from holdfast import AsyncEngine, Flow, Retry, task
 from holdfast.codecs.entries import encode_entry
 from holdfast.core.entries import Arrival, RunStarted, StepCompleted
 from holdfast.errors import FormatError, RunBlockedError
-from holdfast.stores.base import Message
-from holdfast.stores.memory import MemoryStore
+from holdfast.stores.records import Message
 from tests.semantics.places import Place, row, store_of, until, until_status
 
 HOUR_MS = 3_600_000
@@ -47,25 +45,6 @@ DAMAGES: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
 }
 
 
-async def damage(place: Place, run_id: str, position: int, change: Callable[[bytes], bytes]) -> None:
-    """Change a stored entry while nobody has the place open."""
-    store = place.store()
-    if isinstance(store, MemoryStore):
-        found = store._find(run_id)
-        assert found is not None
-        epoch, at_ms, entry = found.journal[position - 1]
-        assert change(entry) != entry
-        found.journal[position - 1] = (epoch, at_ms, change(entry))
-        return
-    connection = sqlite3.connect(f"{place.directory}/runs.db")
-    with connection:
-        where = "where run = (select key from runs where id = ?) and position = ?"
-        (entry,) = connection.execute(f"select entry from journal {where}", (run_id, position)).fetchone()  # noqa: S608
-        assert change(entry) != entry
-        connection.execute(f"update journal set entry = ? {where}", (change(entry), run_id, position))  # noqa: S608
-    connection.close()
-
-
 async def suspend(place: Place, *run_ids: str) -> None:
     async with place.engine(BUSY, SOUND) as engine:
         for run_id in run_ids:
@@ -82,7 +61,7 @@ async def test_a_damaged_journal_blocks_its_run_only(place: Place, kind: str) ->
     """Invariant 7, and row 49."""
     position, change = DAMAGES[kind]
     await suspend(place, "damaged", "whole")
-    await damage(place, "damaged", position, change)
+    place.change_entry("damaged", position, change)
     async with place.engine(BUSY, SOUND) as engine:
         await until(lambda: is_blocked(engine, "damaged"))
         blocked = await row(engine, "damaged")
@@ -104,7 +83,7 @@ async def has_attempt(engine: AsyncEngine, run_id: str, attempt: int) -> bool:
 async def test_a_blocked_run_says_why_to_whoever_waits_for_it(place: Place) -> None:
     """Row 49."""
     await suspend(place, "damaged")
-    await damage(place, "damaged", 1, lambda _entry: b"noise")
+    place.change_entry("damaged", 1, lambda _entry: b"noise")
     async with place.engine(BUSY) as engine:
         handle = await engine.get("damaged")
         with pytest.raises(RunBlockedError, match="entry 1 of run 'damaged'"):
@@ -126,10 +105,10 @@ async def test_a_blocked_run_goes_on_when_it_is_repaired_and_resumed(place: Plac
         kept[:] = [entry]
         return b"noise"
 
-    await damage(place, "damaged", 1, breaks)
+    place.change_entry("damaged", 1, breaks)
     async with place.engine(BUSY) as engine:
         await until(lambda: is_blocked(engine, "damaged"))
-    await damage(place, "damaged", 1, lambda _entry: kept[0])
+    place.change_entry("damaged", 1, lambda _entry: kept[0])
     async with place.engine(BUSY) as engine, asyncio.TaskGroup() as clients:
         assert await is_blocked(engine, "damaged")
         resuming = clients.create_task(engine.resume("damaged"))
@@ -140,7 +119,7 @@ async def test_a_blocked_run_goes_on_when_it_is_repaired_and_resumed(place: Plac
 async def test_an_unread_message_does_not_make_a_blocked_run_be_claimed_again_and_again(place: Place) -> None:
     """Row 49."""
     await suspend(place, "damaged")
-    await damage(place, "damaged", 1, lambda _entry: b"noise")
+    place.change_entry("damaged", 1, lambda _entry: b"noise")
     async with place.engine() as engine:
         key = (await row(engine, "damaged")).key
         await store_of(engine).commit([Message(run_key=key, kind="signal", id="m-1", payload=b"json.1:1")])

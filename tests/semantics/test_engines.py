@@ -228,7 +228,6 @@ async def test_another_workflow_of_a_known_name_is_not_mistaken_for_it(place: Pl
         "sqlite://orders.db",
         "sqlite:///",
         "sqlite:///:memory:",
-        "postgresql://localhost/orders",
         "mysql://localhost",
         "memory:",
         "memory://x",

@@ -9,8 +9,9 @@ import pytest
 from holdfast import AsyncEngine, Flow, task
 from holdfast.errors import StoreUnavailableError
 from holdfast.runtime.clock import SystemClock
-from holdfast.stores.base import JournalRow, Member, RunRecord, Store
+from holdfast.stores.base import Store
 from holdfast.stores.memory import MemoryStore
+from holdfast.stores.records import Claimed, JournalRow, Member
 from holdfast.testing.faults import Fault, FaultyStore
 from tests.semantics.places import Place, kinds, row, store_of, until
 
@@ -84,6 +85,7 @@ async def test_a_lost_lease_drops_the_attempt_without_a_trace(place: Place) -> N
         await begun.wait()
         held = await row(engine, "order-1")
         await store_of(engine).release([(held.key, held.epoch)])
+        await store_of(engine).register("another worker")
         stolen = await store_of(engine).claim_one("another worker", "order-1")
         assert stolen is not None
         may_end.set()
@@ -180,13 +182,21 @@ class SlowStore(MemoryStore):
         self.claimed = asyncio.Event()
 
     async def claim(
-        self, worker: str, *, workflows: Sequence[str], limit: int, excluded: Sequence[str] = ()
-    ) -> list[RunRecord]:
-        records = await super().claim(worker, workflows=workflows, limit=limit, excluded=excluded)
-        if self.is_slow and records:
+        self,
+        worker: str,
+        *,
+        workflows: Sequence[str],
+        limit: int,
+        suspects: int = 1,
+        excluded: Sequence[str] = (),
+    ) -> Claimed:
+        claimed = await super().claim(
+            worker, workflows=workflows, limit=limit, suspects=suspects, excluded=excluded
+        )
+        if self.is_slow and claimed.runs:
             self.claimed.set()
             await asyncio.sleep(0.05)
-        return records
+        return claimed
 
 
 async def test_runs_claimed_while_the_engine_closes_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

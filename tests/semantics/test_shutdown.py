@@ -188,7 +188,8 @@ async def test_a_file_is_free_when_its_engine_has_closed(place: Place) -> None:
 
 async def test_closing_does_not_wait_for_the_next_poll(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 53."""
-    monkeypatch.setattr("holdfast.stores.sqlite.store.POLL_MS", 60_000)
+    for module in ("sqlite", "postgres"):
+        monkeypatch.setattr(f"holdfast.stores.{module}.store.POLL_MS", (60_000, 60_000))
 
     async def inc(x: int) -> int:
         return x + 1

@@ -73,12 +73,19 @@ EXAMPLES: dict[type[HoldfastError], tuple[dict[str, object], str]] = {
             'with worker="auto" or worker=False: what you start then runs there'
         ),
     ),
+    errors.StoreConnectError: (
+        {"store": "postgresql://host/db", "reason": "connection refused"},
+        (
+            "the store postgresql://host/db cannot be opened: connection refused; "
+            "check its host, port, user, password, database and rights"
+        ),
+    ),
     errors.StoreRefusedError: ({"reason": "too big"}, "the store can not hold this value: too big"),
     errors.LeaseLostError: (
-        {"run_id": "order-42", "epoch": 3},
+        {"worker": "7-abc"},
         (
-            "run 'order-42' is no longer held under epoch 3; "
-            "another worker goes on with it, nothing is to be done here"
+            "the lease of worker '7-abc' has expired; others go on with its runs, and this process takes "
+            "a new identity: nothing is to be done here"
         ),
     ),
     errors.FormatError: (
@@ -109,6 +116,7 @@ CODES = {
     "StoreOpenError": "store_open",
     "StoreOwnedError": "store_owned",
     "StoreRefusedError": "store_refused",
+    "StoreConnectError": "store_connect",
     "LeaseLostError": "lease_lost",
     "FormatError": "format",
     "CodecError": "codec",
@@ -123,6 +131,7 @@ ADVICE = {
     "RunBlockedError": "mend that",
     "StoreUnavailableError": "asking again may work",
     "StoreOpenError": "check that its directory exists",
+    "StoreConnectError": "check its host",
     "StoreOwnedError": "stop that worker, or open it as a client",
     "LeaseLostError": "nothing is to be done",
     "FormatError": "restore it",

@@ -45,8 +45,8 @@ BANNED_WORDS = {
     "util": None,
     "utils": None,
 }
-# Modules that a function may import because not everyone installs them.
-OPTIONAL_DRIVERS: frozenset[str] = frozenset()
+# Modules that a function may import because not everyone installs what they need.
+OPTIONAL_DRIVERS = ("holdfast.stores.postgres",)
 # A command is imported when it is called, so that `holdfast --help` stays quick.
 LAZY_IMPORTERS = ("cli/",)
 FULL_INITS = frozenset({"__init__.py", "cli/__init__.py"})
@@ -161,7 +161,7 @@ def buried_imports(source: str, path: str) -> Iterator[str]:
             if not isinstance(node, ast.Import | ast.ImportFrom):
                 continue
             for module in imported_modules(node):
-                if module.partition(".")[0] not in OPTIONAL_DRIVERS:
+                if not module.startswith(OPTIONAL_DRIVERS):
                     yield f"{node.lineno}: {function.name} imports {module}"
 
 

@@ -1,4 +1,4 @@
-"""The `holdfast` command: `run`, `list`, `show` and `worker`, one module each.
+"""The `holdfast` command: `run`, `list`, `show`, `worker` and `db`, one module each.
 
 What a subcommand was asked for goes to stdout, everything else to stderr. It exits with 0, with 1
 for a run that ended without an output, with 2 for everything its caller has to mend, and with
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.db import db
 from holdfast.cli.listing import list_runs
 from holdfast.cli.output import MISTAKE, note
 from holdfast.cli.run import run
@@ -24,6 +25,7 @@ app.command("run")(run)
 app.command("list")(list_runs)
 app.command("show")(show)
 app.command("worker")(worker)
+app.add_typer(db, name="db")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ Db = Annotated[
         "--db",
         envvar=URL_VARIABLE,
         metavar="URL",
-        help="Where runs are kept: sqlite:///relative.db or sqlite:////absolute.db.",
+        help="Where runs are kept: sqlite:///relative.db, sqlite:////absolute.db or postgresql://...",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, in the form told above.")]

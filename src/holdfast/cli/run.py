@@ -24,6 +24,7 @@ from holdfast.errors import (
     UsageError,
 )
 from holdfast.runtime.starts import Definable
+from holdfast.runtime.urls import without_password
 from holdfast.runtime.views import RunStatus
 
 LOOK_FIRST_S = 2.0
@@ -161,4 +162,4 @@ def _way_on(run_id: str, url: str) -> str:
 
 
 def _command(name: str, run_id: str, url: str) -> str:
-    return shlex.join(["holdfast", name, run_id, "--db", url])
+    return shlex.join(["holdfast", name, run_id, "--db", without_password(url)])

@@ -13,8 +13,9 @@ from holdfast.cli.options import AsJson, Db, durable_url
 from holdfast.cli.output import Reserved, note, reserve_stdout
 from holdfast.cli.stopping import until_stopped
 from holdfast.engine import AsyncEngine
-from holdfast.runtime.limits import CONCURRENCY, CONCURRENCY_MAX
+from holdfast.runtime.limits import CONCURRENCY, CONCURRENCY_MAX, LEASE
 from holdfast.runtime.starts import Definable
+from holdfast.runtime.urls import without_password
 
 
 def worker(
@@ -30,6 +31,10 @@ def worker(
     concurrency: Annotated[
         int, typer.Option(metavar="N", help=f"Runs active at once, 1 to {CONCURRENCY_MAX}.")
     ] = CONCURRENCY,
+    lease: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="On PostgreSQL: how long a silent worker keeps its runs."),
+    ] = LEASE,
     as_json: AsJson = False,
 ) -> None:
     """Drive all runs of the workflows in MODULE..., until SIGTERM or Ctrl-C.
@@ -44,7 +49,7 @@ def worker(
     url = durable_url(db)
     stdout = reserve_stdout() if as_json else None
     workflows = load_workflows(modules)
-    number = asyncio.run(_work(url, workflows, concurrency, stdout))
+    number = asyncio.run(_work(url, workflows, concurrency, lease, stdout))
     if stdout is not None:
         stdout.print_document({"event": "stopped", "signal": number.name})
     else:
@@ -52,11 +57,11 @@ def worker(
 
 
 async def _work(
-    url: str, workflows: Sequence[Definable], concurrency: int, stdout: Reserved | None
+    url: str, workflows: Sequence[Definable], concurrency: int, lease: str, stdout: Reserved | None
 ) -> signal.Signals:
-    async with AsyncEngine(url, workflows=workflows, worker=True, concurrency=concurrency):
+    async with AsyncEngine(url, workflows=workflows, worker=True, concurrency=concurrency, lease=lease):
         async with until_stopped() as stop:
-            _tell_ready(url, sorted(each.name for each in workflows), stdout)
+            _tell_ready(without_password(url), sorted(each.name for each in workflows), stdout)
             await asyncio.Event().wait()
         return stop.signal or signal.SIGTERM
 

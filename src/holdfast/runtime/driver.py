@@ -6,14 +6,14 @@ arrive meanwhile wait and are decided together. No effect is carried out before 
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from holdfast.codecs.entries import encode_entry
 from holdfast.codecs.snapshots import encode_run
 from holdfast.core.decide import decide
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
-from holdfast.core.entries import Entry, Failure
+from holdfast.core.entries import Entry, Failure, StepCompleted
 from holdfast.core.events import AttemptFailed, AttemptSucceeded
 from holdfast.core.header import Header, header_after
 from holdfast.core.run import OVER, Run, evolve, owed, owed_after
@@ -22,8 +22,8 @@ from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
 from holdfast.runtime.limits import ATTEMPTS_PER_TURN, LINGER_MS, SNAPSHOT_BYTES_MIN
-from holdfast.stores.base import Append, Applied, Outcome, Refused, RunRecord
 from holdfast.stores.group_commit import GroupCommit
+from holdfast.stores.records import SUSPECT_AT, Append, Applied, Outcome, Refused, RunRecord
 
 Outcomes = AttemptSucceeded | AttemptFailed
 Next = asyncio.Future[StartAttempt | None] | StartAttempt | None
@@ -32,13 +32,22 @@ Next = asyncio.Future[StartAttempt | None] | StartAttempt | None
 class Host(Protocol):
     """What a driver needs of its worker."""
 
-    worker_id: str
     group: GroupCommit
     attempts: Attempts
     is_draining: bool
+    has_lapsed: Callable[[], bool]
+
+    @property
+    def worker_id(self) -> str:
+        """Under which name runs are held."""
+        ...
 
     def now_ms(self) -> int:
         """The store's clock."""
+        ...
+
+    def nudge(self) -> None:
+        """Something that may be claimed has changed."""
         ...
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -69,6 +78,7 @@ class Driver:
         run: Its state; only commits change it.
         record: The header row as claimed: key, epoch, incarnation.
         bound: The workflow it is pinned to.
+        is_suspect: Whether its workers have died so often, with no step completed since, that it may be why.
     """
 
     __slots__ = (
@@ -88,6 +98,7 @@ class Driver:
         "_unsaved_bytes",
         "_unsaved_bytes_max",
         "bound",
+        "is_suspect",
         "record",
         "run",
     )
@@ -98,6 +109,7 @@ class Driver:
         self.record = record
         self.run = run
         self.bound = bound
+        self.is_suspect = record.recoveries >= SUSPECT_AT
         workflow = bound.workflow
         self._facts = RunFacts(record.id, record.incarnation, workflow.name, workflow.metadata)
         self._loop = asyncio.get_running_loop()
@@ -143,9 +155,9 @@ class Driver:
     async def _drive(self, effect: StartAttempt | None) -> None:
         """The life of a branch's task: attempt after attempt, each after the commit of the one before."""
         branches, steps, facts = self.run.branches, self.bound.steps, self._facts
-        make = self._host.attempts.make
+        make, has_lapsed = self._host.attempts.make, self._host.has_lapsed
         made = 0
-        while effect is not None:
+        while effect is not None and not has_lapsed():
             CURRENT.set(TaskContext(facts, effect))
             event = await make(effect, steps[effect.step], branches[effect.branch].value)
             answer = self._report(event)
@@ -213,6 +225,8 @@ class Driver:
             run, at_ms = self.run, outcome.at_ms
             for entry in entries:
                 evolve(run, entry, at_ms)
+            if self.is_suspect:
+                self._clear(entries)
             if self._sent_leaves:
                 self._leave()
             else:
@@ -224,6 +238,12 @@ class Driver:
         else:
             self.drop()
             self._host.left(self, due_at_ms=None)
+
+    def _clear(self, entries: list[Entry]) -> None:
+        """A suspect that completes a step is none any more."""
+        if any(isinstance(entry, StepCompleted) for entry in entries):
+            self.is_suspect = False
+            self._host.nudge()
 
     def _take_snapshot(self) -> None:
         """Cache the state; the next one only after as many journal bytes as this one has."""
@@ -276,6 +296,11 @@ class Driver:
         self._timers[effect.then.branch] = handle
 
     def _fire(self, effect: ArmTimer) -> None:
+        if self._sent is not None and self._sent_leaves:
+            # The run is being given back. Once that is known, this driver ends; if it failed, it goes on.
+            handle = self._loop.call_later(LINGER_MS / 1_000, self._fire, effect)
+            self._timers[effect.then.branch] = handle
+            return
         # Only the store's clock decides what is due; the loop's timer may be a little ahead of it.
         if self._host.now_ms() < effect.due_at_ms:
             self._arm(effect)

@@ -3,7 +3,8 @@
 from holdfast.codecs.entries import decode_entry
 from holdfast.codecs.snapshots import decode_run
 from holdfast.core.run import Run, evolve
-from holdfast.stores.base import RunRecord, Store
+from holdfast.stores.base import Store
+from holdfast.stores.records import RunRecord
 
 
 async def fold(store: Store, record: RunRecord) -> Run:

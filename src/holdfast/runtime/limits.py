@@ -25,3 +25,9 @@ TRACEBACK_CHARACTERS_MAX = 20_000
 """Of a recorded failure: the end of a traceback says most, and journals are kept for long."""
 CAUSES_MAX = 8
 """Depth of a recorded chain of causes."""
+UNAVAILABLE_WAIT_S = 1.0
+"""Between looks at a store that does not answer."""
+LEASE = "30s"
+"""How long a worker may be silent on PostgreSQL: longer than a pause of the machine, short for who waits."""
+DOUBT_MS = 30_000
+"""How long a claim that was not answered may still be carried out: a server gives up its statements before."""

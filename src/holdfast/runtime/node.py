@@ -16,7 +16,7 @@ from holdfast.definition.duration import Duration, to_ms
 from holdfast.definition.task import check_name
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import CodecError, TaskError, UsageError
-from holdfast.ports import Ids, Threads
+from holdfast.ports import Clock, Heart, Ids, Threads
 from holdfast.runtime import reads
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.folds import fold
@@ -30,6 +30,7 @@ from holdfast.runtime.starts import (
     encode_input,
     held_record,
     resolve,
+    until_answered,
 )
 from holdfast.runtime.views import (
     JournalEntry,
@@ -39,7 +40,8 @@ from holdfast.runtime.views import (
     run_summary,
 )
 from holdfast.runtime.worker import Worker
-from holdfast.stores.base import Applied, Exists, Outcome, Refused, RunRecord, Store
+from holdfast.stores.base import Store
+from holdfast.stores.records import Applied, Exists, Outcome, Refused, RunRecord
 
 Ending = asyncio.Future[Run | None]
 """Done when a run driven here is over (the run), or has left this worker unfinished (None)."""
@@ -59,6 +61,8 @@ class Node:
         workflows: Iterable[Definable],
         *,
         ids: Ids,
+        clock: Clock,
+        heart: Heart,
         attempts: Attempts,
         threads: Threads,
         concurrency: int,
@@ -79,7 +83,9 @@ class Node:
         self.worker = Worker(
             store,
             self._bound,
-            worker_id=ids.worker_id(),
+            ids=ids,
+            clock=clock,
+            heart=heart,
             attempts=attempts,
             concurrency=concurrency,
         )
@@ -144,7 +150,7 @@ class Node:
             raise UsageError(
                 what=f"on_conflict {on_conflict!r} is not known", fix='use "fail" or "use_existing"'
             )
-        workflow = await resolve(self.store, self._bound, target)
+        workflow = await until_answered(lambda: resolve(self.store, self._bound, target))
         given = self._ids.run_id() if run_id is None else check_name(run_id, what="run id")
         payload = encode_input(workflow, self._bound.get(workflow.name), value)
         start = Start(given, workflow, payload)
@@ -163,7 +169,7 @@ class Node:
         def done(outcome: Outcome) -> None:
             # Here and not after the wait: a caller who is cancelled must not leave a run that nobody drives.
             if holder is not None:
-                if isinstance(outcome, Applied) and not start.over:
+                if isinstance(outcome, Applied) and outcome.is_held and not start.over:
                     for entry in start.entries:
                         evolve(start.run, entry, outcome.at_ms)
                     record = held_record(new, outcome, holder)
@@ -175,7 +181,7 @@ class Node:
         self.worker.group.submit(new, done)
         outcome = await answer
         if isinstance(outcome, Exists):
-            await check_existing(self.store, new, on_conflict)
+            await until_answered(lambda: check_existing(self.store, new, on_conflict))
         elif isinstance(outcome, Refused):
             raise outcome.error
 

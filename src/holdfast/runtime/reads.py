@@ -9,7 +9,8 @@ from holdfast.runtime.folds import fold
 from holdfast.runtime.limits import RESULT_POLL_FIRST_MS, RESULT_POLL_MAX_MS
 from holdfast.runtime.views import JournalEntry, instant
 from holdfast.runtime.worker import Worker
-from holdfast.stores.base import RunRecord, Store
+from holdfast.stores.base import Store
+from holdfast.stores.records import QUARANTINE_AT, RunRecord
 
 
 async def find(store: Store, run_id: str) -> RunRecord:
@@ -64,7 +65,12 @@ async def ended(store: Store, worker: Worker, run_id: str) -> Run:
 
 
 async def why_blocked(store: Store, record: RunRecord) -> str:
-    """What stands in the way of a blocked run: its journal tells by failing to be read."""
+    """What stands in the way of a blocked run: its recoveries tell, or its journal by failing to be read."""
+    if record.recoveries >= QUARANTINE_AT:
+        return (
+            f"quarantined: its workers died {record.recoveries} times while driving it, and no step completed "
+            "in between"
+        )
     try:
         await fold(store, record)
     except (HoldfastError, LookupError, ValueError) as error:

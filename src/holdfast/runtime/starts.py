@@ -1,8 +1,10 @@
 """Starting runs: the definition, the input checked against it, and the first entry."""
 
+import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Literal
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Literal, TypeVar
 
 from holdfast.codecs import json as codec
 from holdfast.codecs.entries import encode_entry
@@ -18,12 +20,17 @@ from holdfast.errors import (
     InputError,
     RunConflictError,
     RunExistsError,
+    StoreUnavailableError,
     UsageError,
     WorkflowNotFoundError,
 )
 from holdfast.runtime.bindings import BoundWorkflow
-from holdfast.stores.base import Applied, NewRun, RunRecord, Store
+from holdfast.runtime.limits import UNAVAILABLE_WAIT_S
+from holdfast.stores.base import Store
+from holdfast.stores.records import Applied, NewRun, RunRecord
 
+LOGGER = logging.getLogger("holdfast.engine")
+T = TypeVar("T")
 Definable = Flow | Workflow
 OnConflict = Literal["fail", "use_existing"]
 
@@ -136,6 +143,16 @@ def encode_input(workflow: Workflow, bound: BoundWorkflow | None, value: object)
     except CodecError as error:
         raise InputError(workflow=workflow.name, step=step, reason=str(error)) from error
     return payload
+
+
+async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the store again until it answers: its trouble is no error of a start."""
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailableError as error:
+            LOGGER.warning("starting a run: %s", error)
+            await asyncio.sleep(UNAVAILABLE_WAIT_S)
 
 
 async def check_existing(store: Store, new: NewRun, on_conflict: OnConflict) -> None:

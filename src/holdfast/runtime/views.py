@@ -7,7 +7,7 @@ import msgspec
 
 from holdfast.core.entries import Entry, Failure
 from holdfast.core.run import Branch, Run
-from holdfast.stores.base import RunRecord
+from holdfast.stores.records import RunRecord
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):

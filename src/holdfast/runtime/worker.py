@@ -3,34 +3,34 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from holdfast.core.effects import StartAttempt
 from holdfast.core.run import Run
-from holdfast.definition.task import Task
-from holdfast.definition.workflow import Workflow
-from holdfast.errors import FormatError, HoldfastError, StoreUnavailableError
+from holdfast.errors import HoldfastError, LeaseLostError, StoreUnavailableError
+from holdfast.ports import Clock, Heart, Ids
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.bindings import BoundWorkflow
+from holdfast.runtime.definitions import Definitions
 from holdfast.runtime.driver import Driver
 from holdfast.runtime.folds import fold
-from holdfast.runtime.limits import CLAIM_MAX, GRACE_MS
-from holdfast.stores.base import Append, Definition, RunRecord, Snapshot, Store
+from holdfast.runtime.leases import Identity, Lease
+from holdfast.runtime.limits import CLAIM_MAX, DOUBT_MS, GRACE_MS, UNAVAILABLE_WAIT_S
+from holdfast.stores.base import Store
 from holdfast.stores.group_commit import GroupCommit
+from holdfast.stores.records import Append, Claimed, RunRecord, Snapshot
 
 LOGGER = logging.getLogger("holdfast.worker")
-UNAVAILABLE_WAIT_S = 1.0
-"""Between looks at a store that does not answer."""
 
 
 class Worker:
     """Drives the runs of the workflows it knows, up to `concurrency` at once.
 
     Attributes:
-        worker_id: New with every start of a worker.
         group: Where everything of this process is committed.
         attempts: Calls tasks.
+        has_lapsed: Whether the lease has run out: nothing may be started or committed any more.
         running: Set once runs can be driven.
         is_draining: Whether it is about to stop: nothing new is started.
     """
@@ -40,21 +40,23 @@ class Worker:
         store: Store,
         bound: Mapping[str, BoundWorkflow],
         *,
-        worker_id: str,
+        ids: Ids,
+        clock: Clock,
+        heart: Heart,
         attempts: Attempts,
         concurrency: int,
     ) -> None:
-        """Args: an open store, workflows by name, an id never used before, and the bound of active runs."""
-        self.worker_id = worker_id
-        self.group = GroupCommit(store)
+        """Args: a store, workflows by name, and the bound of active runs."""
+        self._identity = Identity(store, ids, clock, heart)
+        self.has_lapsed = self._identity.has_lapsed
+        self.group = GroupCommit(store, has_lapsed=self.has_lapsed)
         self.attempts = attempts
         self.running = asyncio.Event()
         self.is_draining = False
         self._store = store
         self._bound = bound
-        self._pinned: dict[str, BoundWorkflow | None] = {
-            each.workflow.fingerprint: each for each in bound.values()
-        }
+        self._clock = clock
+        self._definitions = Definitions(store, bound)
         self._concurrency = concurrency
         self._drivers: dict[str, Driver] = {}
         self._busy = 0
@@ -65,12 +67,23 @@ class Worker:
         self._claimed: deque[RunRecord] = deque()
         self._ready: deque[tuple[Driver, StartAttempt]] = deque()
         self._next_due_at_ms: int | None = None
+        self._pause_ms = 0
+        self._is_unsure = False
+        self._doubts_until_ms = 0.0
+        self._is_looking = False
+        self._departed: set[str] = set()
+        store.on_hint(self.nudge)
 
     # What drivers need (`driver.Host`).
 
     def now_ms(self) -> int:
         """See `Host`."""
         return self._store.now_ms()
+
+    @property
+    def worker_id(self) -> str:
+        """See `Host`. New with every start of a worker, and after each lapse of its lease."""
+        return self._identity.worker
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """See `Host`."""
@@ -96,6 +109,8 @@ class Worker:
         run_id = driver.record.id
         if self._drivers.get(run_id) is driver:
             del self._drivers[run_id]
+        if self._is_looking:
+            self._departed.add(run_id)
         if due_at_ms is not None:
             known = self._next_due_at_ms
             self._next_due_at_ms = due_at_ms if known is None else min(known, due_at_ms)
@@ -123,7 +138,7 @@ class Worker:
 
     def reserve(self) -> bool:
         """Take a slot for a run that is about to be inserted as held; False where none is free."""
-        if self.is_draining or not self._store.may_drive or self._free() <= 0:
+        if self.is_draining or not self._store.may_drive or self._free() <= 0 or self.has_lapsed():
             return False
         self._busy += 1
         return True
@@ -133,7 +148,20 @@ class Worker:
         self.occupy(-1)
 
     def adopt(self, record: RunRecord, run: Run, bound: BoundWorkflow) -> None:
-        """Drive a run that this worker holds and whose journal is folded already."""
+        """Drive a run that this worker holds and whose journal is folded already.
+
+        Nothing if that is not so any more: the worker has another name, or has driven it meanwhile.
+        """
+        known = self._drivers.get(record.id)
+        if record.worker != self.worker_id or self.has_lapsed() or run.position != record.position:
+            self._is_unsure = True
+            return
+        if known is not None:
+            if known.record.epoch >= record.epoch:
+                return
+            # Its last commit gave the run back, and it has not heard so yet.
+            known.drop()
+            self.left(known, due_at_ms=None)
         driver = Driver(self, record, run, bound)
         self._drivers[record.id] = driver
         driver.start()
@@ -152,13 +180,8 @@ class Worker:
 
     async def define(self) -> None:
         """Tell the store which workflows are here; if this process drives, they become the current ones."""
-        for bound in self._bound.values():
-            workflow = bound.workflow
-            definition = Definition(
-                workflow.name, workflow.fingerprint, workflow.structure(), bound.input_schema()
-            )
-            # Only who drives decides what is current: an old client must not put back what it knows.
-            await self._store.save_definition(definition, current=self._store.may_drive)
+        # Only who drives decides what is current: an old client must not put back what it knows.
+        await self._definitions.save(current=self._store.may_drive)
 
     def nudge(self) -> None:
         """Look for due runs now."""
@@ -176,8 +199,9 @@ class Worker:
             if record is not None:
                 self._claimed.append(record)
                 await self._take_over_claimed()
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, LeaseLostError) as error:
             LOGGER.warning("resuming run %r: %s", run_id, error)
+            self._doubt()
             self.nudge()
 
     # Its life.
@@ -186,19 +210,49 @@ class Worker:
         """Work until `stopping` is set, then drain: bodies get the grace time, all runs are given back."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            if self._store.may_drive:
+                await self._identity.take()
+            serving = [
+                tasks.create_task(self.group.run()),
+                tasks.create_task(self._identity.keep(self._lapse)),
+            ]
             self.running.set()
-            committing = tasks.create_task(self.group.run())
             claiming = tasks.create_task(self._claim_for_ever())
             try:
                 await stopping.wait()
             except asyncio.CancelledError:
                 # No time to drain: nothing may start any more while the tasks are cancelled.
                 self.is_draining = True
+                self._identity.end()
                 self._cancel_bodies()
                 raise
             await self._drain(claiming)
-            for task in (committing, *self._saving):
+            for task in (*serving, *self._saving):
                 task.cancel()
+
+    async def _lapse(self, lease: Lease) -> None:
+        """Drop all runs, and go on under another name.
+
+        Runs are given back where the store was out of reach. Where the loop was stuck they are left to whoever
+        reaps them: what blocks a worker for so long is charged to its runs.
+        """
+        LOGGER.warning("worker %s has lost its lease and drops its %d runs", lease.worker, len(self._drivers))
+        self._claimed.clear()
+        self._ready.clear()
+        for driver in list(self._drivers.values()):
+            driver.drop()
+            self.left(driver, due_at_ms=None)
+        self.group.fence()
+        await self._identity.take()
+        if not lease.is_stuck:
+            await self._retire(lease.worker)
+        self.nudge()
+
+    async def _retire(self, worker: str) -> None:
+        try:
+            await self._store.retire(worker)
+        except StoreUnavailableError as error:
+            LOGGER.warning("runs of worker %s could not be given back: %s", worker, error)
 
     async def _claim_for_ever(self) -> None:
         driving = self._store.may_drive
@@ -211,36 +265,67 @@ class Worker:
                     driving = True
             except StoreUnavailableError as error:
                 LOGGER.warning("looking for due runs: %s", error)
+                self._doubt()
+                wait_s = UNAVAILABLE_WAIT_S
+            except LeaseLostError as error:
+                LOGGER.warning("looking for due runs: %s", error)
                 wait_s = UNAVAILABLE_WAIT_S
             if not self.is_draining:
                 await self._sleep(wait_s)
 
     async def _claim(self) -> float | None:
         """Claim what there are slots for; returns how long to wait for a reason to look again."""
+        if self._is_unsure or self._clock.monotonic_ms() < self._doubts_until_ms:
+            await self._find_what_is_held()
         await self._take_over_claimed()
         limit = min(self._free(), CLAIM_MAX)
-        if limit <= 0:
+        if limit <= 0 or self.has_lapsed():
             return None
-        records = await self._store.claim(
+        claimed = await self._store.claim(
             self.worker_id,
             workflows=list(self._bound),
             limit=limit,
-            excluded=[mark for mark, bound in self._pinned.items() if bound is None],
+            suspects=0 if any(driver.is_suspect for driver in self._drivers.values()) else 1,
+            excluded=self._definitions.undrivable(),
         )
-        self._claimed.extend(records)
+        self._claimed.extend(claimed.runs)
         await self._take_over_claimed()
-        if len(records) == limit:
+        if claimed.expired and await self._store.reap():
             return 0.0
-        return self._wait_s()
+        return 0.0 if len(claimed.runs) == limit else self._wait_s(claimed)
 
-    def _wait_s(self) -> float | None:
-        """Until the next poll or the next due time, whichever is first."""
-        poll_ms, now_ms = self._store.poll_ms, self.now_ms()
-        dues = [due for due in (self._store.next_due_at_ms(), self._next_due_at_ms) if due is not None]
+    def _doubt(self) -> None:
+        """A claim has an unknown outcome, and may be carried out until the store gives it up."""
+        self._is_unsure = True
+        self._doubts_until_ms = self._clock.monotonic_ms() + DOUBT_MS
+
+    async def _find_what_is_held(self) -> None:
+        """A claim whose outcome is unknown may have held runs that nobody drives here."""
+        self._is_unsure, self._is_looking = False, True
+        self._departed.clear()
+        known = {record.id for record in self._claimed}
+        try:
+            for record in await self._store.held(self.worker_id):
+                if record.id not in self._drivers and record.id not in self._departed | known:
+                    self._claimed.append(record)
+        except BaseException:
+            self._is_unsure = True
+            raise
+        finally:
+            self._is_looking = False
+
+    def _wait_s(self, claimed: Claimed) -> float | None:
+        """Until the next poll or the next due time, whichever is first; polls get rarer while nothing comes."""
+        now_ms = self.now_ms()
+        dues = [due for due in (claimed.next_due_at_ms, self._next_due_at_ms) if due is not None]
         self._next_due_at_ms = min((due for due in dues if due > now_ms), default=None)
-        waits = [] if poll_ms is None else [float(poll_ms)]
+        waits: list[float] = []
+        if self._store.poll_ms is not None:
+            least_ms, most_ms = self._store.poll_ms
+            self._pause_ms = least_ms if claimed.runs else min(max(self._pause_ms * 2, least_ms), most_ms)
+            waits.append(self._pause_ms)
         if self._next_due_at_ms is not None:
-            waits.append(float(self._next_due_at_ms - now_ms))
+            waits.append(self._next_due_at_ms - now_ms)
         return min(waits) / 1_000 if waits else None
 
     async def _sleep(self, wait_s: float | None) -> None:
@@ -266,7 +351,7 @@ class Worker:
     async def _take_over(self, record: RunRecord) -> None:
         """Fold the journal of a claimed run and drive it; what cannot be read blocks this run only."""
         try:
-            bound = await self._bound_to(record)
+            bound = await self._definitions.bound_to(record)
             if bound is None:
                 await self._store.release([(record.key, record.epoch)])
                 return
@@ -285,36 +370,6 @@ class Worker:
             Append(record.key, record.epoch, record.position, (), "blocked", None, None, messages_read=None)
         )
 
-    async def _bound_to(self, record: RunRecord) -> BoundWorkflow | None:
-        """The structure a run is pinned to, with the deployed code; None where tasks of it are gone."""
-        mark = record.fingerprint
-        if mark not in self._pinned:
-            self._pinned[mark] = await self._load(record)
-        return self._pinned[mark]
-
-    async def _load(self, record: RunRecord) -> BoundWorkflow | None:
-        stored = await self._store.find_definition(record.workflow, record.fingerprint)
-        if stored is None:
-            raise FormatError(
-                subject=f"run {record.id!r}",
-                reason=f"its definition {record.fingerprint} is not in the store",
-                fix="restore the table `definitions` from a backup",
-            )
-        workflow = Workflow.from_structure(stored.structure, tasks=self._tasks_deployed(record))
-        missing = workflow.missing_tasks()
-        if missing:
-            LOGGER.warning(
-                "runs of %s with definition %s wait: task %s is not deployed here",
-                record.workflow,
-                record.fingerprint,
-                ", ".join(missing),
-            )
-            return None
-        return BoundWorkflow(workflow)
-
-    def _tasks_deployed(self, record: RunRecord) -> Sequence[Task[..., Any]]:
-        return list(self._bound[record.workflow].workflow.tasks.values())
-
     def _free(self) -> int:
         return self._concurrency - self._busy
 
@@ -331,10 +386,8 @@ class Worker:
         for driver in list(self._drivers.values()):
             driver.drop()
             self.left(driver, due_at_ms=None)
-        try:
-            await self._store.release_all(self.worker_id)
-        except StoreUnavailableError as error:
-            LOGGER.warning("runs could not be given back: %s", error)
+        self._identity.end()
+        await self._retire(self.worker_id)
 
     def _end_grace(self, claiming: asyncio.Task[None]) -> None:
         LOGGER.warning("what is still under way after %d ms is cancelled", GRACE_MS)

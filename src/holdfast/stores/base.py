@@ -1,211 +1,43 @@
-"""The Store protocol and its records: what the engine needs of a place that keeps runs.
+"""The Store protocol: what the engine needs of a place that keeps runs. Its records are in `records`.
 
 One transaction is the unit. `commit` takes a group of members: appends to runs this worker holds, new runs,
 and messages. Each member is applied whole or not at all, whatever happens to the others. A commit that
 returned is on disk. Instants are integer milliseconds since the epoch by the store's clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import msgspec
-
-from holdfast.errors import StoreRefusedError
-
-
-class NewRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run to insert, unless its id is taken.
-
-    Attributes:
-        id: 1 to 255 bytes.
-        entries: The first entries of its journal, encoded, at least one.
-        worker: Hold it at once for this worker, or None to leave it to a claim.
-        over: Its status if the entries end it already; then nobody holds it and it is never due.
-        priority: 1 (first) to 5.
-        tags: Of the next step; a worker takes only what it has.
-        input_digest: Of workflow and input, to tell a repeated start from another one.
-        parent_key, parent_incarnation, parent_step: Of the run that waits for its outcome.
-    """
-
-    id: str
-    workflow: str
-    fingerprint: str
-    entries: tuple[bytes, ...]
-    input_digest: bytes
-    worker: str | None = None
-    over: str | None = None
-    queue: str = "default"
-    priority: int = 3
-    tags: tuple[str, ...] = ()
-    parent_key: int | None = None
-    parent_incarnation: int = 0
-    parent_step: bytes | None = None
+from holdfast.stores.records import (
+    Claimed,
+    Definition,
+    InboxRow,
+    JournalRow,
+    LeaseTimes,
+    Member,
+    Outcome,
+    RunRecord,
+    Snapshot,
+)
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """Something for a run's inbox, first in first out.
+class Renewals(Protocol):
+    """Keeps a lease alive from a thread of its own, with a connection of its own. Blocking."""
 
-    Attributes:
-        run_key: Whose inbox.
-        incarnation: Dropped if the run has another one by now; None is for any.
-        kind: `signal`, `cancel`, `pause`, `unpause`, `outcome`.
-        name: For a signal its name, for an outcome the child's key.
-        id: One id is stored once per run; minted by the sender before the first try.
-        payload: Encoded.
-        wakes: Statuses of an unheld run that this message makes due now.
-    """
+    def renew(self, worker: str) -> bool:
+        """Prolong an unexpired lease by `lease_ms` from now by the store's clock, in `renewal_ms` at most.
 
-    run_key: int
-    kind: str
-    id: str
-    payload: bytes
-    name: str = ""
-    incarnation: int | None = None
-    wakes: tuple[str, ...] = ("pending", "running", "suspended")
+        Returns:
+            False if there is no such lease any more: this identity is dead and stays so.
 
+        Raises:
+            StoreUnavailableError: Unknown; asking again is harmless.
+        """
+        ...
 
-class Append(msgspec.Struct, frozen=True, gc=False):
-    """What one run has to record: applied under its epoch at its position, or fenced.
-
-    Attributes:
-        key: The run's key in this store.
-        epoch: Under which this worker holds it.
-        position: Of the last entry before these.
-        entries: Encoded, in order, not changed any more; may be empty to change the header only.
-        status: Of the run after them.
-        due_at_ms: When someone must act, if it is not held; 0 is now, None is never by itself.
-        due_in_ms: The same counted from this transaction's stamp; the earlier of the two holds.
-        worker: This worker, who goes on holding it, or None to give it back.
-        completes: Whether a step completes in it; returns the count of recoveries to 0.
-        messages_read: Giving the run back while `messages_sent` is larger makes it due now; None for a run
-            that is over.
-        consumed: Sequence numbers of messages that these entries have used up.
-        messages, children: What the run sends and starts in the same transaction.
-    """
-
-    key: int
-    epoch: int
-    position: int
-    entries: Sequence[bytes]
-    status: str
-    due_at_ms: int | None
-    worker: str | None
-    due_in_ms: int | None = None
-    completes: bool = False
-    messages_read: int | None = 0
-    consumed: tuple[int, ...] = ()
-    messages: tuple[Message, ...] = ()
-    children: tuple[NewRun, ...] = ()
-
-
-def due_at(append: Append, at_ms: int) -> int | None:
-    """The absolute due time of an append that is stamped `at_ms`."""
-    due = append.due_at_ms
-    if append.due_in_ms is not None:
-        relative = at_ms + append.due_in_ms
-        return relative if due is None else min(due, relative)
-    return due
-
-
-Member = Append | NewRun | Message
-
-
-class Applied(msgspec.Struct, frozen=True, gc=False):
-    """The member is on disk.
-
-    Attributes:
-        at_ms: The store's stamp of the transaction.
-        key: Of the run that was appended to, inserted, or sent to.
-        messages_sent: To that run so far; more than were read means there is something to read.
-    """
-
-    at_ms: int
-    key: int
-    messages_sent: int = 0
-
-
-class Fenced(msgspec.Struct, frozen=True):
-    """Nothing was written: the run has another epoch or position, or is gone."""
-
-
-class Exists(msgspec.Struct, frozen=True):
-    """Nothing was written: a run of that id is there already."""
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """Nothing was written: the store can never hold this value."""
-
-    error: StoreRefusedError
-
-
-Outcome = Applied | Fenced | Exists | Refused
-
-
-class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's header row: small, hot, and equal to the fold of its journal."""
-
-    key: int
-    id: str
-    incarnation: int
-    epoch: int
-    position: int
-    status: str
-    workflow: str
-    fingerprint: str
-    queue: str
-    priority: int
-    tags: tuple[str, ...]
-    worker: str | None
-    due_at_ms: int | None
-    messages_sent: int
-    recoveries: int
-    input_digest: bytes
-    parent_key: int | None
-    parent_incarnation: int
-    parent_step: bytes | None
-    created_at_ms: int
-    updated_at_ms: int
-
-
-class JournalRow(msgspec.Struct, frozen=True):
-    """One entry as stored."""
-
-    position: int
-    epoch: int
-    at_ms: int
-    entry: bytes
-
-
-class InboxRow(msgspec.Struct, frozen=True):
-    """One message as stored; `seq` counts the messages of its run from 1."""
-
-    seq: int
-    kind: str
-    name: str
-    id: str
-    payload: bytes
-    at_ms: int
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """A cached fold of a run up to `position`; losing one costs time only."""
-
-    position: int
-    state: bytes
-
-
-class Definition(msgspec.Struct, frozen=True):
-    """A workflow's structure, stored by workers so that clients and later versions know it.
-
-    Attributes:
-        structure: JSON of `Workflow.structure()`.
-        input_schema: JSON Schema of the input, or b"" where it is not known.
-    """
-
-    name: str
-    fingerprint: str
-    structure: bytes
-    input_schema: bytes = b""
+    def close(self) -> None:
+        """Let go of the connection; idempotent, from any thread, and ends a renewal under way."""
+        ...
 
 
 class Store(Protocol):
@@ -239,8 +71,16 @@ class Store(Protocol):
         ...
 
     @property
-    def poll_ms(self) -> int | None:
-        """How often to look for what other processes did; None if no other process can reach it."""
+    def poll_ms(self) -> tuple[int, int] | None:
+        """How often to look for what other processes did: at first, and when nothing was found for long.
+
+        None if no other process can reach it.
+        """
+        ...
+
+    @property
+    def lease(self) -> LeaseTimes | None:
+        """The times of workers' leases; None where a claim needs none, because one process drives alone."""
         ...
 
     def now_ms(self) -> int:
@@ -276,26 +116,77 @@ class Store(Protocol):
         """
         ...
 
+    def on_hint(self, hint: Callable[[], None]) -> None:
+        """Call `hint`, on the loop's thread, when another process may have made a run due.
+
+        Hints may be lost, late or doubled: only looking tells. Called once, before `open`.
+        """
+        ...
+
+    async def register(self, worker: str) -> None:
+        """Begin the lease of an identity that was never used before; it expires `lease_ms` from now.
+
+        Repeating it after an unknown outcome is harmless. Nothing where there are no leases.
+        """
+        ...
+
+    def renewals(self) -> Renewals:
+        """What keeps leases alive; asked for only where there are leases."""
+        ...
+
+    async def reap(self) -> int:
+        """Mark workers dead whose lease has expired, then free their runs: unheld, due now, `charged`.
+
+        A run that reaches `QUARANTINE_AT` becomes `blocked` and is not due. No live worker loses a run, and no
+        run stays with a dead one.
+
+        Returns:
+            How many runs were freed.
+        """
+        ...
+
     async def claim(
-        self, worker: str, *, workflows: Sequence[str], limit: int, excluded: Sequence[str] = ()
-    ) -> list[RunRecord]:
+        self,
+        worker: str,
+        *,
+        workflows: Sequence[str],
+        limit: int,
+        suspects: int = 1,
+        excluded: Sequence[str] = (),
+    ) -> Claimed:
         """Hold up to `limit` due runs of the named workflows for `worker`, each under a new epoch.
 
         Nothing for a process that may not drive. By due time, where each step of priority below the
-        first counts like 5 minutes. Runs pinned to a fingerprint in `excluded` are passed over.
+        first counts like 5 minutes. Runs pinned to a fingerprint in `excluded` are passed over. At most
+        `suspects` (0 or 1) of them have `SUSPECT_AT` recoveries or more.
+
+        Raises:
+            LeaseLostError: The worker's lease has expired or is unknown; nothing was held.
+            StoreUnavailableError: Unknown, and it may still be carried out for some seconds; `held` tells.
         """
         ...
 
     async def claim_one(self, worker: str, run_id: str) -> RunRecord | None:
-        """Hold this run, due or not, under a new epoch; None if it is held, over or unknown."""
+        """Hold this run, due or not, under a new epoch; None if it is held, over or unknown.
+
+        Raises:
+            LeaseLostError: The worker's lease has expired or is unknown; nothing was held.
+        """
+        ...
+
+    async def held(self, worker: str) -> list[RunRecord]:
+        """Every run that `worker` holds, by key: what a claim with an unknown outcome may have left."""
         ...
 
     async def release(self, held: Sequence[tuple[int, int]]) -> None:
         """Give back runs by (key, epoch), due now; one that is no longer held so is passed over."""
         ...
 
-    async def release_all(self, worker: str) -> None:
-        """Give back every run that `worker` holds, due now: also those it does not know of."""
+    async def retire(self, worker: str) -> None:
+        """End an identity: give back all runs it holds, due now, also those it does not know of; and its lease.
+
+        No recovery is charged. It can hold nothing any more where there are leases.
+        """
         ...
 
     async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
@@ -314,10 +205,6 @@ class Store(Protocol):
         self, *, status: str | None, workflow: str | None, limit: int, after: int | None
     ) -> list[RunRecord]:
         """Runs by descending key, `limit` at most, below the key `after`."""
-        ...
-
-    def next_due_at_ms(self) -> int | None:
-        """When the next run becomes due, as the last `claim` saw it; None when nothing was waiting."""
         ...
 
     async def save_definition(self, definition: Definition, *, current: bool) -> None:
@@ -339,3 +226,26 @@ class Store(Protocol):
     async def find_snapshot(self, key: int) -> Snapshot | None:
         """The run's snapshot, or None."""
         ...
+
+
+class Leaseless:
+    """The part of a `Store` in which one process drives alone, so that no lease and no hint is needed."""
+
+    @property
+    def lease(self) -> LeaseTimes | None:
+        """See `Store`."""
+        return None
+
+    def on_hint(self, hint: Callable[[], None]) -> None:
+        """See `Store`."""
+
+    async def register(self, worker: str) -> None:
+        """See `Store`."""
+
+    def renewals(self) -> Renewals:
+        """See `Store`."""
+        raise NotImplementedError
+
+    async def reap(self) -> int:
+        """See `Store`."""
+        return 0

@@ -12,16 +12,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from holdfast.errors import StoreUnavailableError
-from holdfast.stores.base import (
-    Append,
-    Applied,
-    Exists,
-    Fenced,
-    Member,
-    NewRun,
-    Outcome,
-    Store,
-)
+from holdfast.stores.base import Store
+from holdfast.stores.records import Append, Applied, Exists, Fenced, Member, NewRun, Outcome
 
 GROUP_MAX = 1_024
 """Members of one transaction: it bounds how long one append waits behind the others."""
@@ -36,14 +28,21 @@ Group = list[tuple[Member, Done]]
 class GroupCommit:
     """Takes members from many, writes them together, and tells each its outcome."""
 
-    def __init__(self, store: Store) -> None:
-        """Args: the store to write to; `run` must be running before it works in the background."""
+    def __init__(self, store: Store, *, has_lapsed: Callable[[], bool] = lambda: False) -> None:
+        """Make it; `run` must be running before it works in the background.
+
+        Args:
+            store: The store to write to.
+            has_lapsed: Whether appends may not be written any more: then they are fenced here.
+        """
         self._store = store
+        self._has_lapsed = has_lapsed
         self._is_instant = store.is_instant
         self._pending: Group = []
         self._scheduled = False
         self._work = asyncio.Event()
-        self._uncertain = False
+        self._uncertain_since_ms: int | None = None
+        self._life = 0
 
     def submit(self, member: Member, done: Done) -> None:
         """Write `member` with the next transaction, then call `done(outcome)` on the loop's thread.
@@ -75,6 +74,16 @@ class GroupCommit:
         self.submit(member, done)
         return await future
 
+    def fence(self) -> None:
+        """Write no append that was submitted so far: its lease has run out, whoever has the next one."""
+        self._life += 1
+        pending, self._pending = self._pending, []
+        for member, done in pending:
+            if isinstance(member, Append):
+                done(Fenced())
+            else:
+                self._pending.append((member, done))
+
     async def run(self) -> None:
         """Commit in the background until cancelled; what is pending then is not written.
 
@@ -82,19 +91,28 @@ class GroupCommit:
         are driven.
         """
         async with asyncio.TaskGroup() as tasks:
-            written: Group = []
-            outcomes: list[Outcome] = []
             while True:
                 await self._work.wait()
-                while self._pending or written:
-                    group = self._take()
-                    writing = tasks.create_task(self._write([member for member, _ in group])) if group else None
-                    try:
-                        await asyncio.sleep(0)
-                    finally:
-                        _deliver(written, outcomes)
-                    written, outcomes = group, [] if writing is None else await writing
+                await self._write_all(tasks)
                 self._work.clear()
+
+    async def _write_all(self, tasks: asyncio.TaskGroup) -> None:
+        written: Group = []
+        outcomes: list[Outcome] = []
+        while self._pending or written:
+            group = self._take()
+            members = [member for member, _ in group]
+            if group and written:
+                writing = tasks.create_task(self._write(members))
+                try:
+                    await asyncio.sleep(0)
+                finally:
+                    _deliver(written, outcomes)
+                outcomes = await writing
+            else:
+                _deliver(written, outcomes)
+                outcomes = await self._write(members) if group else []
+            written = group
 
     def _take(self) -> Group:
         group = self._pending[:GROUP_MAX]
@@ -105,12 +123,12 @@ class GroupCommit:
         self._scheduled = False
         if self._work.is_set():
             return
-        group = self._take()
+        group, since_ms = self._take(), self._store.now_ms()
         try:
-            outcomes = self._store.commit_now([member for member, _ in group])
+            outcomes = None if self._has_lapsed() else self._store.commit_now([member for member, _ in group])
         except StoreUnavailableError:
             outcomes = None
-            self._uncertain = True
+            self._uncertain_since_ms = since_ms
         if outcomes is None:
             self._pending[:0] = group
             self._work.set()
@@ -121,11 +139,14 @@ class GroupCommit:
             asyncio.get_running_loop().call_soon(self._flush)
 
     async def _write(self, members: Sequence[Member]) -> list[Outcome]:
-        wait_s = REPEAT_FIRST_S
-        repeated, self._uncertain = self._uncertain, False
+        """Write until there is an answer; what may not be written any more is fenced."""
+        wait_s, life = REPEAT_FIRST_S, self._life
+        repeated = self._uncertain_since_ms is not None
+        since_ms = self._uncertain_since_ms or self._store.now_ms()
+        self._uncertain_since_ms = None
         while True:
             try:
-                outcomes = await self._store.commit(members)
+                outcomes = await self._write_once(members, life)
             except StoreUnavailableError:
                 repeated = True
                 await asyncio.sleep(wait_s)
@@ -134,11 +155,18 @@ class GroupCommit:
             if not repeated:
                 return outcomes
             try:
-                return [await self._recall(m, o) for m, o in zip(members, outcomes, strict=True)]
+                return [await self._recall(m, o, since_ms) for m, o in zip(members, outcomes, strict=True)]
             except StoreUnavailableError:
                 await asyncio.sleep(wait_s)
 
-    async def _recall(self, member: Member, outcome: Outcome) -> Outcome:
+    async def _write_once(self, members: Sequence[Member], life: int) -> list[Outcome]:
+        if life == self._life and not self._has_lapsed():
+            return await self._store.commit(members)
+        rest = [member for member in members if not isinstance(member, Append)]
+        written = iter(await self._store.commit(rest) if rest else ())
+        return [Fenced() if isinstance(member, Append) else next(written) for member in members]
+
+    async def _recall(self, member: Member, outcome: Outcome, since_ms: int) -> Outcome:
         """What really became of a member that was written more than once."""
         if isinstance(member, Append) and isinstance(outcome, Fenced) and member.entries:
             rows = await self._store.read_journal(member.key, after=member.position)
@@ -149,12 +177,18 @@ class GroupCommit:
                 return Applied(rows[0].at_ms, member.key, sent)
         if isinstance(member, NewRun) and isinstance(outcome, Exists):
             record = await self._store.find_run(member.id)
+            # Whoever started the same at the same time, with the same id, has started this run, too.
             if (
                 record is not None
                 and record.input_digest == member.input_digest
-                and member.worker in {None, record.worker}
+                and record.created_at_ms >= since_ms
             ):
-                return Applied(record.created_at_ms, record.key, record.messages_sent)
+                return Applied(
+                    record.created_at_ms,
+                    record.key,
+                    record.messages_sent,
+                    is_held=member.worker == record.worker,
+                )
         return outcome
 
 

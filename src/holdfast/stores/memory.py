@@ -4,76 +4,59 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from holdfast.errors import LeaseLostError
 from holdfast.ports import Clock
-from holdfast.stores.base import (
+from holdfast.stores.base import Renewals
+from holdfast.stores.memory_rows import Row, record_of
+from holdfast.stores.records import (
+    PRIORITY_STEP_MS,
+    QUARANTINE_AT,
+    SUSPECT_AT,
     Append,
     Applied,
+    Claimed,
     Definition,
     Exists,
     Fenced,
     InboxRow,
     JournalRow,
+    LeaseTimes,
     Member,
     Message,
     NewRun,
     Outcome,
     RunRecord,
     Snapshot,
+    charged,
     due_at,
 )
 
-PRIORITY_STEP_MS = 300_000
+POLL_MS = (50, 5_000)
 
 
-class _Row:
-    """A run: its header's moving parts, its journal and its inbox."""
+class _MemoryRenewals:
+    """`Renewals` that need no connection."""
 
-    __slots__ = (
-        "at_ms",
-        "due_at_ms",
-        "epoch",
-        "inbox",
-        "incarnation",
-        "journal",
-        "key",
-        "message_ids",
-        "messages_sent",
-        "new",
-        "position",
-        "recoveries",
-        "snapshot",
-        "status",
-        "updated_at_ms",
-        "worker",
-    )
+    def __init__(self, renew: Callable[[str], bool]) -> None:
+        self._renew = renew
 
-    def __init__(self, key: int, new: NewRun, at_ms: int) -> None:
-        self.key = key
-        self.new = new
-        self.incarnation = 1
-        self.epoch = 0 if new.worker is None else 1
-        self.status = new.over or ("pending" if new.worker is None else "running")
-        self.worker = new.worker
-        self.due_at_ms: int | None = None if new.over else at_ms
-        self.messages_sent = 0
-        self.recoveries = 0
-        self.at_ms = at_ms
-        self.updated_at_ms = at_ms
-        self.position = len(new.entries)
-        self.journal = [(0, at_ms, entry) for entry in new.entries]
-        self.inbox: list[InboxRow] = []
-        self.message_ids: set[str] = set()
-        self.snapshot: Snapshot | None = None
+    def renew(self, worker: str) -> bool:
+        return self._renew(worker)
+
+    def close(self) -> None:
+        pass
 
 
 class MemoryStore:
     """Keeps runs in dictionaries; everything is lost with the object."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Args: where its time comes from."""
+    def __init__(self, clock: Clock, *, lease: LeaseTimes | None = None) -> None:
+        """Args: where its time comes from, and the leases of its workers, where several share it."""
         self._clock = clock
+        self._lease = lease
+        self._workers: dict[str, int] = {}
         self._base_ms = clock.wall_ms() - clock.monotonic_ms()
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, Row] = {}
         self._keys: dict[str, int] = {}
         self._definitions: dict[tuple[str, str], Definition] = {}
         self._current: dict[str, str] = {}
@@ -99,20 +82,26 @@ class MemoryStore:
         return True
 
     @property
-    def poll_ms(self) -> int | None:
+    def poll_ms(self) -> tuple[int, int] | None:
         """See `Store`."""
-        return None
+        return None if self._lease is None else POLL_MS
+
+    @property
+    def lease(self) -> LeaseTimes | None:
+        """See `Store`."""
+        return self._lease
+
+    def on_hint(self, hint: Callable[[], None]) -> None:
+        """See `Store`. There are none: who does not look, does not know."""
 
     def now_ms(self) -> int:
         """See `Store`."""
         return int(self._base_ms + self._clock.monotonic_ms())
 
     async def open(self) -> None:
-        """See `Store`. Frees every held run: an engine opens it after the one before has died."""
-        for row in self._rows.values():
-            if row.worker is not None:
-                row.worker, row.due_at_ms = None, 0
-                row.recoveries += 1
+        """See `Store`. Without leases, frees every held run: the engine that opened it before has died."""
+        if self._lease is None:
+            self._free([row for row in self._rows.values() if row.worker is not None])
 
     async def close(self) -> None:
         """See `Store`."""
@@ -138,7 +127,7 @@ class MemoryStore:
 
     def _append(self, append: Append, at_ms: int) -> Outcome:
         row = self._rows.get(append.key)
-        if row is None or row.epoch != append.epoch or row.position != append.position:
+        if row is None or row.epoch != append.epoch or row.position != append.position or row.worker is None:
             return Fenced()
         for entry in append.entries:
             row.journal.append((append.epoch, at_ms, entry))
@@ -156,7 +145,7 @@ class MemoryStore:
             self._spawn(row, append, at_ms)
         return Applied(at_ms, append.key, row.messages_sent)
 
-    def _spawn(self, row: _Row, append: Append, at_ms: int) -> None:
+    def _spawn(self, row: Row, append: Append, at_ms: int) -> None:
         row.inbox = [message for message in row.inbox if message.seq not in append.consumed]
         for child in append.children:
             self._insert(child, at_ms)
@@ -166,10 +155,13 @@ class MemoryStore:
     def _insert(self, new: NewRun, at_ms: int) -> Outcome:
         if new.id in self._keys:
             return Exists()
+        is_held = new.worker is None or self._is_alive(new.worker, at_ms)
+        if not is_held:
+            new = msgspec.structs.replace(new, worker=None)
         key = len(self._rows) + 1
         self._keys[new.id] = key
-        self._rows[key] = _Row(key, new, at_ms)
-        return Applied(at_ms, key)
+        self._rows[key] = Row(key, new, at_ms)
+        return Applied(at_ms, key, is_held=is_held)
 
     def _send(self, message: Message, at_ms: int) -> Outcome:
         row = self._rows.get(message.run_key)
@@ -192,38 +184,102 @@ class MemoryStore:
                 row.due_at_ms = at_ms
         return Applied(at_ms, row.key, row.messages_sent)
 
-    async def claim(
-        self, worker: str, *, workflows: Sequence[str], limit: int, excluded: Sequence[str] = ()
-    ) -> list[RunRecord]:
+    async def register(self, worker: str) -> None:
         """See `Store`."""
+        if self._lease is not None:
+            self._workers.setdefault(worker, self.now_ms() + self._lease.lease_ms)
+
+    def renewals(self) -> Renewals:
+        """See `Store`."""
+        return _MemoryRenewals(self._renew)
+
+    def _renew(self, worker: str) -> bool:
         now_ms = self.now_ms()
-        due = [
+        if self._lease is None or not self._is_alive(worker, now_ms):
+            return False
+        self._workers[worker] = now_ms + self._lease.lease_ms
+        return True
+
+    def _is_alive(self, worker: str, now_ms: int) -> bool:
+        return self._lease is None or self._workers.get(worker, 0) > now_ms
+
+    def _check_lease(self, worker: str) -> None:
+        if not self._is_alive(worker, self.now_ms()):
+            raise LeaseLostError(worker=worker)
+
+    async def reap(self) -> int:
+        """See `Store`."""
+        freed = 0
+        for worker in self._expired():
+            del self._workers[worker]
+            held = [row for row in self._rows.values() if row.worker == worker]
+            self._free(held)
+            freed += len(held)
+        return freed
+
+    def _expired(self) -> list[str]:
+        now_ms = self.now_ms()
+        return [worker for worker, expires_at_ms in self._workers.items() if expires_at_ms <= now_ms]
+
+    def _free(self, held: Sequence[Row]) -> None:
+        """Take runs from one dead worker."""
+        now_ms = self.now_ms()
+        beside_suspect = any(row.recoveries >= SUSPECT_AT for row in held)
+        for row in held:
+            row.worker, row.due_at_ms = None, now_ms
+            row.recoveries = charged(row.recoveries, beside_suspect=beside_suspect)
+            if row.recoveries >= QUARANTINE_AT:
+                row.status, row.due_at_ms = "blocked", None
+
+    async def claim(
+        self,
+        worker: str,
+        *,
+        workflows: Sequence[str],
+        limit: int,
+        suspects: int = 1,
+        excluded: Sequence[str] = (),
+    ) -> Claimed:
+        """See `Store`."""
+        self._check_lease(worker)
+        now_ms = self.now_ms()
+        waiting = [
             row
             for row in self._unheld()
             if row.due_at_ms is not None
-            and row.due_at_ms <= now_ms
             and row.new.workflow in workflows
             and row.new.fingerprint not in excluded
         ]
+        due = [row for row in waiting if row.due_at_ms is not None and row.due_at_ms <= now_ms]
         due.sort(key=lambda row: (row.due_at_ms or 0) + PRIORITY_STEP_MS * (row.new.priority - 1))
-        return [self._hold(row, worker) for row in due[:limit]]
+        wary = [row for row in due if row.recoveries >= SUSPECT_AT][suspects:]
+        chosen = [row for row in due if row not in wary][:limit]
+        later = (row.due_at_ms for row in waiting if row.due_at_ms is not None and row.due_at_ms > now_ms)
+        return Claimed(
+            [self._hold(row, worker) for row in chosen], min(later, default=None), len(self._expired())
+        )
 
     async def claim_one(self, worker: str, run_id: str) -> RunRecord | None:
         """See `Store`."""
+        self._check_lease(worker)
         row = self._find(run_id)
         if row is None or row.worker is not None or row.status in {"completed", "failed", "cancelled"}:
             return None
         return self._hold(row, worker)
 
-    def _unheld(self) -> Iterable[_Row]:
+    async def held(self, worker: str) -> list[RunRecord]:
+        """See `Store`."""
+        return [record_of(row) for row in self._rows.values() if row.worker == worker]
+
+    def _unheld(self) -> Iterable[Row]:
         return (row for row in self._rows.values() if row.worker is None)
 
-    def _hold(self, row: _Row, worker: str) -> RunRecord:
+    def _hold(self, row: Row, worker: str) -> RunRecord:
         row.worker = worker
         row.epoch += 1
         if row.status == "pending":
             row.status = "running"
-        return _record(row)
+        return record_of(row)
 
     async def release(self, held: Sequence[tuple[int, int]]) -> None:
         """See `Store`."""
@@ -232,8 +288,9 @@ class MemoryStore:
             if row is not None and row.epoch == epoch and row.worker is not None:
                 row.worker, row.due_at_ms = None, self.now_ms()
 
-    async def release_all(self, worker: str) -> None:
+    async def retire(self, worker: str) -> None:
         """See `Store`."""
+        self._workers.pop(worker, None)
         for row in self._rows.values():
             if row.worker == worker:
                 row.worker, row.due_at_ms = None, self.now_ms()
@@ -251,25 +308,21 @@ class MemoryStore:
     async def find_run(self, run_id: str) -> RunRecord | None:
         """See `Store`."""
         row = self._find(run_id)
-        return None if row is None else _record(row)
+        return None if row is None else record_of(row)
 
-    def _find(self, run_id: str) -> _Row | None:
+    def _find(self, run_id: str) -> Row | None:
         return self._rows.get(self._keys.get(run_id, 0))
 
     async def list_runs(
         self, *, status: str | None, workflow: str | None, limit: int, after: int | None
     ) -> list[RunRecord]:
         """See `Store`."""
-        wanted: Callable[[_Row], bool] = lambda row: (  # noqa: E731 - read beside its one use
+        wanted: Callable[[Row], bool] = lambda row: (  # noqa: E731 - read beside its one use
             status in {None, row.status}
             and workflow in {None, row.new.workflow}
             and (after is None or row.key < after)
         )
-        return [_record(row) for row in reversed(self._rows.values()) if wanted(row)][:limit]
-
-    def next_due_at_ms(self) -> int | None:
-        """See `Store`."""
-        return min((r.due_at_ms for r in self._unheld() if r.due_at_ms is not None), default=None)
+        return [record_of(row) for row in reversed(self._rows.values()) if wanted(row)][:limit]
 
     async def save_definition(self, definition: Definition, *, current: bool) -> None:
         """See `Store`."""
@@ -295,22 +348,3 @@ class MemoryStore:
         """See `Store`."""
         row = self._rows.get(key)
         return None if row is None else row.snapshot
-
-
-def _record(row: _Row) -> RunRecord:
-    new = msgspec.structs.asdict(row.new)
-    del new["entries"], new["worker"], new["over"]
-    return RunRecord(
-        **new,
-        key=row.key,
-        incarnation=row.incarnation,
-        epoch=row.epoch,
-        position=row.position,
-        status=row.status,
-        worker=row.worker,
-        due_at_ms=row.due_at_ms,
-        messages_sent=row.messages_sent,
-        recoveries=row.recoveries,
-        created_at_ms=row.at_ms,
-        updated_at_ms=row.updated_at_ms,
-    )

@@ -2,23 +2,32 @@
 
 A fault is chosen by a function that sees each commit's number (from 1) and group. Crashing means that the
 process ends there: this store answers nothing more, and whoever opens the inner store next goes on.
+
+Every other call goes through `_reach`, where the simulator puts its network and faults of its own.
 """
 
 import asyncio
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from holdfast.errors import StoreUnavailableError
-from holdfast.stores.base import (
+from holdfast.stores.base import Renewals, Store
+from holdfast.stores.records import (
+    Claimed,
     Definition,
     InboxRow,
     JournalRow,
+    LeaseTimes,
     Member,
     Outcome,
     RunRecord,
     Snapshot,
-    Store,
 )
+
+T = TypeVar("T")
+Ask = Callable[[], Coroutine[Any, Any, T]]
+"""A call of the inner store that has not been made yet."""
 
 
 class Fault(enum.Enum):
@@ -83,21 +92,42 @@ class FaultyStore:
         return self._inner.may_drive
 
     @property
-    def poll_ms(self) -> int | None:
+    def poll_ms(self) -> tuple[int, int] | None:
         """See `Store`."""
         return self._inner.poll_ms
+
+    @property
+    def lease(self) -> LeaseTimes | None:
+        """See `Store`."""
+        return self._inner.lease
 
     def now_ms(self) -> int:
         """See `Store`."""
         return self._inner.now_ms()
 
-    def next_due_at_ms(self) -> int | None:
+    def on_hint(self, hint: Callable[[], None]) -> None:
         """See `Store`."""
-        return self._inner.next_due_at_ms()
+        self._inner.on_hint(hint)
+
+    def renewals(self) -> Renewals:
+        """See `Store`."""
+        return self._inner.renewals()
+
+    async def register(self, worker: str) -> None:
+        """See `Store`."""
+        await self._reach("register", lambda: self._inner.register(worker))
+
+    async def reap(self) -> int:
+        """See `Store`."""
+        return await self._reach("reap", self._inner.reap)
+
+    async def held(self, worker: str) -> list[RunRecord]:
+        """See `Store`."""
+        return await self._reach("held", lambda: self._inner.held(worker))
 
     async def open(self) -> None:
         """See `Store`."""
-        await self._inner.open()
+        await self._reach("open", self._inner.open)
 
     async def close(self) -> None:
         """See `Store`. Works after a crash too: the operating system closes files of the dead."""
@@ -130,6 +160,12 @@ class FaultyStore:
             raise StoreUnavailableError(store=self.url, reason="a fault hid that it was applied")
         return outcomes
 
+    async def _reach(self, call: str, ask: Ask[T]) -> T:
+        """Make one call, other than a commit, of the inner store; none after a crash."""
+        del call
+        await self._alive()
+        return await ask()
+
     async def _crash(self) -> None:
         self.crashed.set()
         await self._alive()
@@ -139,70 +175,73 @@ class FaultyStore:
             await asyncio.get_running_loop().create_future()
 
     async def claim(
-        self, worker: str, *, workflows: Sequence[str], limit: int, excluded: Sequence[str] = ()
-    ) -> list[RunRecord]:
+        self,
+        worker: str,
+        *,
+        workflows: Sequence[str],
+        limit: int,
+        suspects: int = 1,
+        excluded: Sequence[str] = (),
+    ) -> Claimed:
         """See `Store`."""
-        await self._alive()
-        return await self._inner.claim(worker, workflows=workflows, limit=limit, excluded=excluded)
+        return await self._reach(
+            "claim",
+            lambda: self._inner.claim(
+                worker, workflows=workflows, limit=limit, suspects=suspects, excluded=excluded
+            ),
+        )
 
     async def claim_one(self, worker: str, run_id: str) -> RunRecord | None:
         """See `Store`."""
-        await self._alive()
-        return await self._inner.claim_one(worker, run_id)
+        return await self._reach("claim_one", lambda: self._inner.claim_one(worker, run_id))
 
     async def release(self, held: Sequence[tuple[int, int]]) -> None:
         """See `Store`. Nothing after a crash: the dead give nothing back."""
         if not self.crashed.is_set():
-            await self._inner.release(held)
+            await self._reach("release", lambda: self._inner.release(held))
 
-    async def release_all(self, worker: str) -> None:
+    async def retire(self, worker: str) -> None:
         """See `Store`. Nothing after a crash: the dead give nothing back."""
         if not self.crashed.is_set():
-            await self._inner.release_all(worker)
+            await self._reach("retire", lambda: self._inner.retire(worker))
 
     async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
         """See `Store`."""
-        await self._alive()
-        return await self._inner.read_journal(key, after=after)
+        return await self._reach("read_journal", lambda: self._inner.read_journal(key, after=after))
 
     async def read_inbox(self, key: int, *, after: int = 0) -> list[InboxRow]:
         """See `Store`."""
-        await self._alive()
-        return await self._inner.read_inbox(key, after=after)
+        return await self._reach("read_inbox", lambda: self._inner.read_inbox(key, after=after))
 
     async def find_run(self, run_id: str) -> RunRecord | None:
         """See `Store`."""
-        await self._alive()
-        return await self._inner.find_run(run_id)
+        return await self._reach("find_run", lambda: self._inner.find_run(run_id))
 
     async def list_runs(
         self, *, status: str | None, workflow: str | None, limit: int, after: int | None
     ) -> list[RunRecord]:
         """See `Store`."""
-        await self._alive()
-        return await self._inner.list_runs(status=status, workflow=workflow, limit=limit, after=after)
+        return await self._reach(
+            "list_runs",
+            lambda: self._inner.list_runs(status=status, workflow=workflow, limit=limit, after=after),
+        )
 
     async def save_definition(self, definition: Definition, *, current: bool) -> None:
         """See `Store`."""
-        await self._alive()
-        await self._inner.save_definition(definition, current=current)
+        await self._reach("save_definition", lambda: self._inner.save_definition(definition, current=current))
 
     async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:
         """See `Store`."""
-        await self._alive()
-        return await self._inner.find_definition(name, fingerprint)
+        return await self._reach("find_definition", lambda: self._inner.find_definition(name, fingerprint))
 
     async def definition_names(self) -> list[str]:
         """See `Store`."""
-        await self._alive()
-        return await self._inner.definition_names()
+        return await self._reach("definition_names", self._inner.definition_names)
 
     async def save_snapshot(self, key: int, epoch: int, snapshot: Snapshot) -> None:
         """See `Store`."""
-        await self._alive()
-        await self._inner.save_snapshot(key, epoch, snapshot)
+        await self._reach("save_snapshot", lambda: self._inner.save_snapshot(key, epoch, snapshot))
 
     async def find_snapshot(self, key: int) -> Snapshot | None:
         """See `Store`."""
-        await self._alive()
-        return await self._inner.find_snapshot(key)
+        return await self._reach("find_snapshot", lambda: self._inner.find_snapshot(key))

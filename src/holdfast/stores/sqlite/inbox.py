@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 
-from holdfast.stores.base import InboxRow, Message
+from holdfast.stores.records import InboxRow, Message
 
 # Counting and waking are one update of the run's row, and the number is the message's place in the inbox. Only
 # an unheld run becomes due: a holder learns of messages by what its next commit returns. Served by the key.

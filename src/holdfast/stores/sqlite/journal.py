@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from holdfast.errors import StoreRefusedError
-from holdfast.stores.base import (
+from holdfast.stores.records import (
     Append,
     Applied,
     Exists,
@@ -39,7 +39,7 @@ ROWS_MAX = 64
 _UPDATE = """
 update runs set position = {v}1, status = {v}2, updated_at_ms = {v}3, recoveries = iif({v}4, 0, recoveries)
     {given_back}
-{source} where runs.key = {v}5 and runs.epoch = {v}6 and runs.position = {v}7
+{source} where runs.key = {v}5 and runs.epoch = {v}6 and runs.position = {v}7 and runs.worker is not null
 """
 _RETURNING = " returning key, messages_sent"
 # Served by the table's key.

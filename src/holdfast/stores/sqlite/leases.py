@@ -3,31 +3,31 @@
 import sqlite3
 from collections.abc import Sequence
 
-from holdfast.stores.base import RunRecord
-from holdfast.stores.sqlite.clock import AHEAD_MS
+from holdfast.stores.records import PRIORITY_STEP_MS, QUARANTINE_AT, SUSPECT_AT, RunRecord
+from holdfast.stores.sqlite.clock import AHEAD_MS, StoreClock
 from holdfast.stores.sqlite.queries import RUN_COLUMNS, run_record
 
 QUEUE = "default"
 PRIORITIES = range(1, 6)
-PRIORITY_STEP_MS = 300_000
-"""How much longer a run of the next priority waits before it counts as much."""
+Asked = tuple[tuple[str, ...], int, str]
+"""Workflows, how many suspects, and excluded fingerprints as JSON."""
 
 # One probe per (workflow, priority): the inner select walks the index `runs_due` from the longest due run and
 # stops after `limit`. The outer order merges the probes. `in` and `order by` over all at once would sort every
 # due run.
 _PROBE = """
 select * from (
-    select key, due_at_ms + ? as rank from runs
+    select key, due_at_ms + ? as rank, recoveries from runs
     where queue = ? and workflow = ? and priority = ? and worker is null and due_at_ms <= ?
-        and fingerprint not in (select value from json_each(?))
+        and fingerprint not in (select value from json_each(?)) and recoveries < ?
     order by due_at_ms limit ?
 )
 """
 _PROBE_EARLY = """
-select key, due_at_ms + ? as rank from runs
+select key, due_at_ms + ? as rank, recoveries from runs
 where queue = ? and workflow = ? and priority = ? and worker is null and due_at_ms > ? and due_at_ms <= ?
     and (status = 'pending' or exists (select 1 from inbox where run = runs.key and inbox.at_ms = due_at_ms))
-    and fingerprint not in (select value from json_each(?))
+    and fingerprint not in (select value from json_each(?)) and recoveries < ?
 order by due_at_ms limit ?
 """
 _HOLD = f"""
@@ -36,16 +36,57 @@ update runs set worker = ?, epoch = epoch + 1,
 where key = ? and worker is null and status not in ('completed', 'failed', 'cancelled')
 returning {RUN_COLUMNS}
 """  # noqa: S608 - a constant of ours
-# Due now, for nobody knows how far their bodies came, and in the order in which they were due before. Served by
-# `runs_held`.
-_FREE = """
-update runs set worker = null, due_at_ms = min(coalesce(due_at_ms, ?1), ?1), recoveries = recoveries + 1
-where worker is not null
-"""
+# Due now, for nobody knows how far their bodies came, in the order in which they were due before. Charged as
+# `records.charged` says. Served by `runs_held`.
+_CHARGED = f"""
+recoveries + (recoveries >= {SUSPECT_AT}
+    or not exists (select 1 from runs where worker is not null and recoveries >= {SUSPECT_AT}))
+"""  # noqa: S608 - constants of ours
+_FREE = f"""
+update runs set worker = null, recoveries = charged.recoveries,
+    due_at_ms = iif(charged.recoveries < {QUARANTINE_AT}, min(coalesce(due_at_ms, ?1), ?1), null),
+    status = iif(charged.recoveries < {QUARANTINE_AT}, status, 'blocked')
+from (select key, {_CHARGED} as recoveries from runs where worker is not null) as charged
+where runs.key = charged.key
+"""  # noqa: S608 - constants of ours
 _NEXT_DUE = """
 select min(due_at_ms) from runs
-where queue = ? and workflow = ? and priority = ? and worker is null and due_at_ms is not null
+where queue = ? and workflow = ? and priority = ? and worker is null and due_at_ms > ?
 """
+
+
+class Due:
+    """Looks for due runs, but only when the answer can be another one than before.
+
+    Attributes:
+        next_at_ms: When the next run becomes due by itself, as of the last look.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was looked at."""
+        self.next_at_ms: int | None = None
+        self._seen: tuple[int, Asked] | None = None
+
+    def look(self, connection: sqlite3.Connection, clock: StoreClock, asked: Asked, limit: int) -> list[int]:
+        """Probe if another connection has written, the time has come, or the question is another."""
+        workflows, suspects, excluded = asked
+        seen = (int(connection.execute("pragma data_version").fetchone()[0]), asked)
+        now_ms = clock.now_ms()
+        if seen == self._seen and (self.next_at_ms is None or now_ms < self.next_at_ms):
+            return []
+        self.next_at_ms = next_due_at_ms(connection, workflows, now_ms)
+        found = find_due(
+            connection,
+            workflows=workflows,
+            now_ms=now_ms,
+            mark_ms=clock.mark_ms(connection),
+            limit=limit,
+            suspects=suspects,
+            excluded=excluded,
+        )
+        # What a full claim has left behind is due: look again.
+        self._seen = seen if len(found) < limit else None
+        return found
 
 
 def find_due(
@@ -55,6 +96,7 @@ def find_due(
     now_ms: int,
     mark_ms: int,
     limit: int,
+    suspects: int,
     excluded: str,
 ) -> list[int]:
     """Keys of due runs, the longest due first; a read, so that an idle worker never takes the write lock.
@@ -62,17 +104,19 @@ def find_due(
     A mark in the future was left by a client whose wall clock is ahead; what it has started is due all the
     same.
     """
-    found: list[tuple[int, int]] = []
+    found: list[tuple[int, int, int]] = []
+    bound = 2**31 if suspects else SUSPECT_AT
     for name in workflows:
         for priority in PRIORITIES:
             rank = PRIORITY_STEP_MS * (priority - 1)
             place = (rank, QUEUE, name, priority)
-            found += connection.execute(_PROBE, (*place, now_ms, excluded, limit)).fetchall()
+            found += connection.execute(_PROBE, (*place, now_ms, excluded, bound, limit)).fetchall()
             if mark_ms > now_ms + AHEAD_MS:
-                early = (*place, now_ms, mark_ms, excluded, limit)
+                early = (*place, now_ms, mark_ms, excluded, bound, limit)
                 found += connection.execute(_PROBE_EARLY, early).fetchall()
     found.sort(key=lambda row: row[1])
-    return [key for key, _ in found[:limit]]
+    wary = [key for key, _, recoveries in found if recoveries >= SUSPECT_AT][suspects:]
+    return [key for key, _, _ in found if key not in wary][:limit]
 
 
 def hold(connection: sqlite3.Connection, key: int, worker: str) -> RunRecord | None:
@@ -89,6 +133,12 @@ def release(connection: sqlite3.Connection, held: Sequence[tuple[int, int]], now
     )
 
 
+def held(connection: sqlite3.Connection, worker: str) -> list[RunRecord]:
+    """All runs of a worker, by key. Served by `runs_held`."""
+    rows = connection.execute(f"select {RUN_COLUMNS} from runs where worker = ? order by key", (worker,))  # noqa: S608 - a constant of ours
+    return [run_record(row) for row in rows]
+
+
 def release_all(connection: sqlite3.Connection, worker: str, now_ms: int) -> None:
     """Give back all runs of a worker, due now. Served by `runs_held`."""
     connection.execute("update runs set worker = null, due_at_ms = ? where worker = ?", (now_ms, worker))
@@ -99,10 +149,10 @@ def free_all(connection: sqlite3.Connection, now_ms: int) -> int:
     return connection.execute(_FREE, (now_ms,)).rowcount
 
 
-def next_due_at_ms(connection: sqlite3.Connection, workflows: Sequence[str]) -> int | None:
-    """The earliest due time of unheld runs: the first row of `runs_due` in each probe's range."""
+def next_due_at_ms(connection: sqlite3.Connection, workflows: Sequence[str], now_ms: int) -> int | None:
+    """The earliest due time behind now: the first such row of `runs_due` in each probe's range."""
     found = (
-        connection.execute(_NEXT_DUE, (QUEUE, name, priority)).fetchone()[0]
+        connection.execute(_NEXT_DUE, (QUEUE, name, priority, now_ms)).fetchone()[0]
         for name in workflows
         for priority in PRIORITIES
     )

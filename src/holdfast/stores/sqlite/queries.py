@@ -4,7 +4,7 @@ import json
 import sqlite3
 from typing import Any
 
-from holdfast.stores.base import Definition, RunRecord, Snapshot
+from holdfast.stores.records import Definition, RunRecord, Snapshot
 
 RUN_COLUMNS = (
     "key, id, incarnation, epoch, position, status, workflow, fingerprint, queue, priority, tags, worker,"

@@ -10,7 +10,9 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from holdfast.errors import HoldfastError, StoreRefusedError, StoreUnavailableError
 from holdfast.ports import Clock, Threads
-from holdfast.stores.base import (
+from holdfast.stores.base import Leaseless
+from holdfast.stores.records import (
+    Claimed,
     Definition,
     InboxRow,
     JournalRow,
@@ -40,15 +42,15 @@ QUICK_COMMIT_MS = 0.5
 MEAN_WEIGHT = 0.1
 LOG_PAGES_MAX = 500
 """Pages (2 MB) after which the log is copied back: writing over it was measured twice as fast as growing it."""
-POLL_MS = 100
+POLL_MS = (100, 100)
 INHERIT_MS = 1_000
 """How often a client looks whether the file has lost its owner."""
 
 
-class SqliteStore:
+class SqliteStore(Leaseless):
     """Keeps runs in one SQLite file: WAL, every acknowledged commit fsynced.
 
-    Exactly one process per file, its owner, drives runs; the others are clients.
+    Exactly one process per file, its owner, drives runs; the others are clients. The lock is the lease.
     """
 
     def __init__(
@@ -77,8 +79,7 @@ class SqliteStore:
         self._commit_mean_ms = 0.0
         self._log_pages = 0
         self._inherits_at_ms = 0.0
-        self._seen: tuple[int, tuple[str, ...], str] | None = None
-        self._next_due_at_ms: int | None = None
+        self._due = leases.Due()
 
     @property
     def url(self) -> str:
@@ -101,7 +102,7 @@ class SqliteStore:
         return self._owns
 
     @property
-    def poll_ms(self) -> int | None:
+    def poll_ms(self) -> tuple[int, int] | None:
         """See `Store`."""
         return POLL_MS
 
@@ -218,13 +219,21 @@ class SqliteStore:
                 self._log_pages = 0
 
     async def claim(
-        self, worker: str, *, workflows: Sequence[str], limit: int, excluded: Sequence[str] = ()
-    ) -> list[RunRecord]:
+        self,
+        worker: str,
+        *,
+        workflows: Sequence[str],
+        limit: int,
+        suspects: int = 1,
+        excluded: Sequence[str] = (),
+    ) -> Claimed:
         """See `Store`."""
         if not self._owns and not await self._inherit():
-            return []
-        due = await self._on_reader(self._look_for_due, workflows, limit, json.dumps(excluded))
-        return await self._on_writer(self._hold, due, worker) if due else []
+            return Claimed()
+        asked = (tuple(workflows), suspects, json.dumps(excluded))
+        due = await self._on_reader(self._due.look, self._clock, asked, limit)
+        runs = await self._on_writer(self._hold, due, worker) if due else []
+        return Claimed(runs, self._due.next_at_ms)
 
     async def _inherit(self) -> bool:
         """Become the owner if the one there was has gone and this process may; looks once a second."""
@@ -247,27 +256,6 @@ class SqliteStore:
         self._owns = True
         return True
 
-    def _look_for_due(
-        self, connection: sqlite3.Connection, workflows: Sequence[str], limit: int, excluded: str
-    ) -> list[int]:
-        """Probe only if another connection has written, the time has come, or the question is another."""
-        version = int(connection.execute("pragma data_version").fetchone()[0])
-        seen = (version, tuple(workflows), excluded)
-        now_ms = self._clock.now_ms()
-        due_at_ms = self._next_due_at_ms
-        if seen == self._seen and (due_at_ms is None or now_ms < due_at_ms):
-            return []
-        self._seen = seen
-        self._next_due_at_ms = leases.next_due_at_ms(connection, workflows)
-        return leases.find_due(
-            connection,
-            workflows=workflows,
-            now_ms=now_ms,
-            mark_ms=self._clock.mark_ms(connection),
-            limit=limit,
-            excluded=excluded,
-        )
-
     def _hold(self, connection: sqlite3.Connection, keys: Sequence[int], worker: str) -> list[RunRecord]:
         with transaction(connection, self._path):
             held = [leases.hold(connection, key, worker) for key in keys]
@@ -284,7 +272,11 @@ class SqliteStore:
         """See `Store`."""
         await self._on_writer(self._give_back, leases.release, held)
 
-    async def release_all(self, worker: str) -> None:
+    async def held(self, worker: str) -> list[RunRecord]:
+        """See `Store`."""
+        return await self._on_reader(leases.held, worker)
+
+    async def retire(self, worker: str) -> None:
         """See `Store`."""
         await self._on_writer(self._give_back, leases.release_all, worker)
 
@@ -313,10 +305,6 @@ class SqliteStore:
         return await self._on_reader(
             queries.list_runs, status=status, workflow=workflow, limit=limit, after=after
         )
-
-    def next_due_at_ms(self) -> int | None:
-        """See `Store`."""
-        return self._next_due_at_ms
 
     async def save_definition(self, definition: Definition, *, current: bool) -> None:
         """See `Store`."""

@@ -1,0 +1,274 @@
+"""The records of the Store protocol: what goes into a transaction, what comes out, and what is read."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from holdfast.errors import StoreRefusedError, UsageError
+
+
+class NewRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run to insert, unless its id is taken.
+
+    Attributes:
+        id: 1 to 255 bytes.
+        entries: The first entries of its journal, encoded, at least one.
+        worker: Hold it at once for this worker (if its lease lives), or None to leave it to a claim.
+        over: Its status if the entries end it already; then nobody holds it and it is never due.
+        priority: 1 (first) to 5.
+        tags: Of the next step; a worker takes only what it has.
+        input_digest: Of workflow and input, to tell a repeated start from another one.
+        parent_key, parent_incarnation, parent_step: Of the run that waits for its outcome.
+    """
+
+    id: str
+    workflow: str
+    fingerprint: str
+    entries: tuple[bytes, ...]
+    input_digest: bytes
+    worker: str | None = None
+    over: str | None = None
+    queue: str = "default"
+    priority: int = 3
+    tags: tuple[str, ...] = ()
+    parent_key: int | None = None
+    parent_incarnation: int = 0
+    parent_step: bytes | None = None
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Something for a run's inbox, first in first out.
+
+    Attributes:
+        run_key: Whose inbox.
+        incarnation: Dropped if the run has another one by now; None is for any.
+        kind: `signal`, `cancel`, `pause`, `unpause`, `outcome`.
+        name: For a signal its name, for an outcome the child's key.
+        id: One id is stored once per run; minted by the sender before the first try.
+        payload: Encoded.
+        wakes: Statuses of an unheld run that this message makes due now.
+    """
+
+    run_key: int
+    kind: str
+    id: str
+    payload: bytes
+    name: str = ""
+    incarnation: int | None = None
+    wakes: tuple[str, ...] = ("pending", "running", "suspended")
+
+
+class Append(msgspec.Struct, frozen=True, gc=False):
+    """What one run has to record: applied under its epoch at its position, or fenced.
+
+    Attributes:
+        key: The run's key in this store.
+        epoch: Under which this worker holds it.
+        position: Of the last entry before these.
+        entries: Encoded, in order, not changed any more; may be empty to change the header only.
+        status: Of the run after them.
+        due_at_ms: When someone must act, if it is not held; 0 is now, None is never by itself.
+        due_in_ms: The same counted from this transaction's stamp; the earlier of the two holds.
+        worker: This worker, who goes on holding it, or None to give it back.
+        completes: Whether a step completes in it; returns the count of recoveries to 0.
+        messages_read: Giving the run back while `messages_sent` is larger makes it due now; None for a run
+            that is over.
+        consumed: Sequence numbers of messages that these entries have used up.
+        messages, children: What the run sends and starts in the same transaction.
+    """
+
+    key: int
+    epoch: int
+    position: int
+    entries: Sequence[bytes]
+    status: str
+    due_at_ms: int | None
+    worker: str | None
+    due_in_ms: int | None = None
+    completes: bool = False
+    messages_read: int | None = 0
+    consumed: tuple[int, ...] = ()
+    messages: tuple[Message, ...] = ()
+    children: tuple[NewRun, ...] = ()
+
+
+def due_at(append: Append, at_ms: int) -> int | None:
+    """The absolute due time of an append that is stamped `at_ms`."""
+    due = append.due_at_ms
+    if append.due_in_ms is not None:
+        relative = at_ms + append.due_in_ms
+        return relative if due is None else min(due, relative)
+    return due
+
+
+Member = Append | NewRun | Message
+
+
+class Applied(msgspec.Struct, frozen=True, gc=False):
+    """The member is on disk.
+
+    Attributes:
+        at_ms: The store's stamp of the transaction.
+        key: Of the run that was appended to, inserted, or sent to.
+        messages_sent: To that run so far; more than were read means there is something to read.
+        is_held: For a new run: whether the worker it names holds it. False where that one's lease has expired:
+            then it was inserted unheld and due.
+    """
+
+    at_ms: int
+    key: int
+    messages_sent: int = 0
+    is_held: bool = True
+
+
+class Fenced(msgspec.Struct, frozen=True):
+    """Nothing was written: the run has another epoch or position, is held by nobody, or is gone."""
+
+
+class Exists(msgspec.Struct, frozen=True):
+    """Nothing was written: a run of that id is there already."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """Nothing was written: the store can never hold this value."""
+
+    error: StoreRefusedError
+
+
+Outcome = Applied | Fenced | Exists | Refused
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's header row: small, hot, and equal to the fold of its journal."""
+
+    key: int
+    id: str
+    incarnation: int
+    epoch: int
+    position: int
+    status: str
+    workflow: str
+    fingerprint: str
+    queue: str
+    priority: int
+    tags: tuple[str, ...]
+    worker: str | None
+    due_at_ms: int | None
+    messages_sent: int
+    recoveries: int
+    input_digest: bytes
+    parent_key: int | None
+    parent_incarnation: int
+    parent_step: bytes | None
+    created_at_ms: int
+    updated_at_ms: int
+
+
+class JournalRow(msgspec.Struct, frozen=True):
+    """One entry as stored."""
+
+    position: int
+    epoch: int
+    at_ms: int
+    entry: bytes
+
+
+class InboxRow(msgspec.Struct, frozen=True):
+    """One message as stored; `seq` counts the messages of its run from 1."""
+
+    seq: int
+    kind: str
+    name: str
+    id: str
+    payload: bytes
+    at_ms: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A cached fold of a run up to `position`; losing one costs time only."""
+
+    position: int
+    state: bytes
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """A workflow's structure, stored by workers so that clients and later versions know it.
+
+    Attributes:
+        structure: JSON of `Workflow.structure()`.
+        input_schema: JSON Schema of the input, or b"" where it is not known.
+    """
+
+    name: str
+    fingerprint: str
+    structure: bytes
+    input_schema: bytes = b""
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """What a claim has found.
+
+    Attributes:
+        runs: Held now, each under a new epoch, in the order in which they were due.
+        next_due_at_ms: When the next run of those workflows becomes due by itself; None if none will.
+        expired: Workers whose lease has run out: `reap` would free their runs.
+    """
+
+    runs: Sequence[RunRecord] = ()
+    next_due_at_ms: int | None = None
+    expired: int = 0
+
+
+class LeaseTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a worker's lease lives, in ms. The whole is safe, or it cannot be made.
+
+    Attributes:
+        lease_ms: After the last renewal the worker counts as dead and its runs are freed.
+        heartbeat_ms: Between renewals.
+        self_stop_ms: After it *sent* its last good renewal the worker starts and commits nothing any more.
+        renewal_ms: Bound of one renewal.
+    """
+
+    lease_ms: int = 30_000
+    heartbeat_ms: int = 10_000
+    self_stop_ms: int = 18_000
+    renewal_ms: int = 2_000
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for times with which two workers could drive one run."""
+        parts = (self.heartbeat_ms, self.self_stop_ms, self.renewal_ms)
+        if min(parts) <= 0 or self.self_stop_ms > 0.6 * self.lease_ms or sum(parts) > self.lease_ms:
+            raise UsageError(
+                what=f"a lease of {self.lease_ms} ms is not safe with {self!r}",
+                fix="self_stop_ms is at most 0.6 of lease_ms, and the other three sum up to lease_ms at most",
+            )
+
+    @classmethod
+    def of(cls, lease_ms: int) -> "LeaseTimes":
+        """The times for a lease, each in its usual part of it."""
+        return cls(
+            lease_ms=lease_ms,
+            heartbeat_ms=min(lease_ms // 4, 10_000),
+            self_stop_ms=lease_ms * 6 // 10,
+            renewal_ms=min(lease_ms // 10, 2_000),
+        )
+
+
+PRIORITY_STEP_MS = 300_000
+"""How much longer a run of the next priority waits before it counts as much."""
+SUSPECT_AT = 2
+"""Recoveries from which on a run is suspected to kill its workers: a worker drives one such run at a time."""
+QUARANTINE_AT = 5
+"""Recoveries at which a run is blocked (semantics row 54)."""
+
+
+def charged(recoveries: int, *, beside_suspect: bool) -> int:
+    """The recoveries of a run whose worker died: its suspect did it, or else each of its runs may have.
+
+    Args:
+        recoveries: Before.
+        beside_suspect: Whether the worker drove a suspect.
+    """
+    if recoveries >= SUSPECT_AT:
+        return recoveries + 1
+    return recoveries if beside_suspect else recoveries + 1

@@ -1,0 +1,1 @@
+"""The engine under simulated time, processes, network and store: see `simulate`."""

@@ -1,0 +1,29 @@
+"""The simulator is worth something: it finds each of these bugs, and none where none is planted."""
+
+import asyncio
+
+import pytest
+
+from holdfast.testing.simulator.simulate import simulate
+from holdfast.testing.simulator.world import Faults
+from tests.simulation.planted import FOCUS, PLANTS, Plant
+
+SEEDS_MAX = 400
+
+
+def is_red(seed: int, faults: Faults | None) -> bool:
+    try:
+        return bool(simulate(seed, faults=faults).problems)
+    except (AssertionError, LookupError, ValueError, asyncio.InvalidStateError):
+        return True
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    assert any(is_red(seed, FOCUS.get(plant)) for seed in range(SEEDS_MAX))
+
+
+@pytest.mark.parametrize("faults", [None, *FOCUS.values()])
+def test_without_a_bug_the_same_seeds_are_green(faults: Faults | None) -> None:
+    assert [seed for seed in range(100) if is_red(seed, faults)] == []
