@@ -218,6 +218,6 @@ def someone(made: Fleet, chance: random.Random) -> subprocess.Popen[bytes]:
 async def someone_at_work(made: Fleet, chance: random.Random) -> subprocess.Popen[bytes]:
     """A worker that holds runs."""
     pid = "split_part(worker, '-', 1)::integer"
-    holders = f"select array_agg(distinct {pid}) from {{schema}}.runs where worker is not null"
+    holders = f"select array_agg(distinct {pid}) from {{schema}}.runs where worker is not null"  # noqa: S608 - ours
     pids = await until(made, holders, bool)
     return chance.choice([worker for worker in made.workers if worker.pid in pids])

@@ -15,8 +15,9 @@ from holdfast.errors import StoreUnavailableError
 from holdfast.stores.base import Store
 from holdfast.stores.records import Append, Applied, Exists, Fenced, Member, NewRun, Outcome
 
-GROUP_MAX = 1_024
-"""Members of one transaction: it bounds how long one append waits behind the others."""
+GROUP_MAX = 512
+"""Members of one transaction. It bounds how long one append waits behind the others, and splits a crowd: while
+a server writes one part, the loop drives the part before."""
 REPEAT_FIRST_S = 0.05
 REPEAT_MAX_S = 1.0
 """Waits between tries while the store is down: at most one a second in the long run."""

@@ -224,8 +224,11 @@ class Pool:
             connection = await self._take()
             try:
                 with translated(self._address.url):
-                    async with on_one_server(connection, self._address):
+                    if self._address.prepared:
                         yield connection
+                    else:
+                        async with on_one_server(connection, self._address):
+                            yield connection
             except (StoreRefusedError, LeaseLostError, FormatError):
                 self.put(connection)
                 raise
