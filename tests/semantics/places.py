@@ -5,7 +5,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from holdfast import AsyncEngine, AsyncHandle, Engine
 from holdfast.core.entries import Entry
@@ -17,7 +17,7 @@ from holdfast.stores.memory import MemoryStore
 from holdfast.stores.postgres.store import PostgresStore
 from holdfast.stores.records import LeaseTimes, RunRecord
 from tests.postgres_places import postgres
-from tests.postgres_server import portal
+from tests.postgres_server import portal, server_url
 
 PATIENCE_S = 10
 """Until what must happen is taken for never."""
@@ -62,7 +62,37 @@ PLACES: Mapping[str, Callable[[Path, Clock], Make]] = {
     "memory": memory,
     "sqlite": sqlite,
     "postgres": on_postgres,
+    "sqlite, by a worker": sqlite,
+    "postgres, by a worker": on_postgres,
 }
+
+
+class ClientAndWorker(AsyncEngine):
+    """An engine that drives nothing, and one beside it that drives everything."""
+
+    def __init__(
+        self, driving: Store, asking: Store, workflows: tuple[Definable, ...], options: dict[str, Any]
+    ) -> None:
+        super().__init__(store=asking, workflows=workflows)
+        self.beside = AsyncEngine(store=driving, workflows=workflows, **options)
+
+    async def __aenter__(self) -> Self:
+        await self.beside.__aenter__()
+        return await super().__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        await super().__aexit__(*error)  # type: ignore[arg-type] - as it is passed on
+        await self.beside.__aexit__(None, None, None)
+
+
+BY_A_WORKER = "by a worker"
+
+
+def client_of(driving: Store, directory: Path, clock: Clock) -> Store:
+    """The same place for someone who drives nothing."""
+    if isinstance(driving, PostgresStore):
+        return PostgresStore(server_url(), clock=clock, schema=driving._address.schema, drives=False)
+    return store_at(f"sqlite:///{directory}/runs.db", worker=False, clock=clock)
 
 
 class Place:
@@ -75,6 +105,10 @@ class Place:
         self.store = PLACES[kind](directory, self.clock)
 
     def engine(self, *workflows: Definable, **options: Any) -> AsyncEngine:  # noqa: ANN401 - options of any type
+        if self.kind.endswith(BY_A_WORKER) and "store" not in options:
+            driving = self.store()
+            asking = client_of(driving, self.directory, self.clock)
+            return ClientAndWorker(driving, asking, workflows, options)
         return AsyncEngine(**({"store": self.store(), "workflows": workflows} | options))
 
     def blocking(self, *workflows: Definable, **options: Any) -> Engine:  # noqa: ANN401 - options of any type

@@ -96,6 +96,7 @@ async def test_a_blocked_run_says_why_to_whoever_waits_for_it(place: Place) -> N
             await handle.journal()
 
 
+@pytest.mark.embedded
 async def test_a_blocked_run_goes_on_when_it_is_repaired_and_resumed(place: Place) -> None:
     """Rows 49 and 51."""
     await suspend(place, "damaged")

@@ -67,6 +67,7 @@ async def test_a_store_that_fails_for_a_while_fails_no_step(place: Place, chosen
     )
 
 
+@pytest.mark.embedded
 async def test_a_lost_lease_drops_the_attempt_without_a_trace(place: Place) -> None:
     """Row 27."""
     begun, may_end = asyncio.Event(), asyncio.Event()

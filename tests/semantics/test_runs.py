@@ -145,6 +145,7 @@ async def test_an_unknown_answer_to_conflicts_is_refused(place: Place) -> None:
             await engine.start(INC, 1, on_conflict="replace")  # type: ignore[arg-type] - the case
 
 
+@pytest.mark.embedded
 async def test_a_run_is_pending_until_there_is_a_slot(place: Place) -> None:
     """Row 49."""
     hold, may_end = held_up()
@@ -159,6 +160,7 @@ async def test_a_run_is_pending_until_there_is_a_slot(place: Place) -> None:
         assert (await waiting.status()).status == "completed"
 
 
+@pytest.mark.embedded
 async def test_a_status_tells_everything_about_a_run(place: Place) -> None:
     """Row 49."""
     hold, may_end = held_up()
@@ -227,6 +229,7 @@ async def test_resuming_a_run_that_is_over_gives_its_result(place: Place) -> Non
             await engine.resume("bad")
 
 
+@pytest.mark.embedded
 async def test_resuming_drives_one_run_here_and_now(place: Place) -> None:
     """Row 51."""
     hold, may_end = held_up()
@@ -264,6 +267,7 @@ async def test_many_may_wait_for_one_result(place: Place) -> None:
         assert [await each for each in waiting[1:]] == [1] * 9
 
 
+@pytest.mark.embedded
 async def test_a_result_that_is_not_there_in_time_leaves_the_run_going(place: Place) -> None:
     """Row 59."""
     hold, may_end = held_up()

@@ -186,6 +186,7 @@ async def test_a_file_is_free_when_its_engine_has_closed(place: Place) -> None:
                     pass
 
 
+@pytest.mark.embedded
 async def test_closing_does_not_wait_for_the_next_poll(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 53."""
     for module in ("sqlite", "postgres"):

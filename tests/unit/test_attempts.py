@@ -16,7 +16,7 @@ from holdfast.core.events import AttemptFailed, AttemptSucceeded
 from holdfast.core.run import Value
 from holdfast.definition.policies import Retry
 from holdfast.definition.task import Task, task
-from holdfast.errors import CodecError, WorkflowError
+from holdfast.errors import MAKE_IT_FIT, CodecError, WorkflowError
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.bindings import BoundStep
 from holdfast.runtime.executors import DaemonThreads
@@ -243,7 +243,7 @@ def test_an_argument_that_does_not_fit_fails_the_step_with_its_path() -> None:
 
     failure = failure_of(body, b'json.1:{"id":"x","items":[]}')
     assert refused(failure)
-    assert failure.message == "Expected `int`, got `str` - at `$.id`"
+    assert failure.message == f"Expected `int`, got `str` - at `$.id`; {MAKE_IT_FIT}"
     assert called == []
 
 

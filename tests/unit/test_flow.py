@@ -233,11 +233,29 @@ def test_all_build_errors_come_at_once() -> None:
     }
 
 
-@pytest.mark.xfail(strict=True, reason="what the workflow itself refuses comes only after all else is mended")
 def test_errors_of_names_come_with_all_others() -> None:
     """Row 44."""
     flow = Flow("f").then(inc, name="a\0").fork().branch(inc, name="main").join(merge).then(5)  # type: ignore[arg-type]
     assert {code for _, code in problems_of(flow)} == {"not_callable", "name", "branch_name"}
+
+
+def test_names_in_an_open_fork_come_with_all_others() -> None:
+    """Row 44."""
+    flow = Flow("f").then(inc)
+    flow.fork().branch(inc, name="main").branch(name="a\0")
+    expected = [("a\0", "empty_branch"), ("", "open_fork"), ("fork", "branch_name"), ("fork", "branch_name")]
+    assert problems_of(flow) == problems_of(flow) == expected
+
+
+def test_the_name_of_an_empty_flow_comes_with_all_others() -> None:
+    """Row 44."""
+    assert problems_of(Flow("a\0")) == [("", "empty"), ("", "name")]
+
+
+def test_a_fork_is_joined_once() -> None:
+    fork = Flow("f").fork().branch(inc)
+    fork.join(merge)
+    assert problems_of(fork.join(merge)) == [("", "open_fork")]
 
 
 def test_names_are_checked_when_all_else_is_well() -> None:

@@ -37,11 +37,6 @@ class Host(Protocol):
     is_draining: bool
     has_lapsed: Callable[[], bool]
 
-    @property
-    def worker_id(self) -> str:
-        """Under which name runs are held."""
-        ...
-
     def now_ms(self) -> int:
         """The store's clock."""
         ...
@@ -201,8 +196,7 @@ class Driver:
             leaves = over or (status == "suspended" and self._may_park(header))
         self._sent, self._sent_leaves = entries, leaves
         encoded = [encode_entry(entry) for entry in entries]
-        for data in encoded:
-            self._unsaved_bytes += len(data)
+        self._unsaved_bytes += sum(map(len, encoded))
         append = Append(
             record.key,
             record.epoch,
@@ -210,7 +204,7 @@ class Driver:
             encoded,
             status,
             header.due_at_ms,
-            None if leaves else self._host.worker_id,
+            None if leaves else record.worker,
             header.due_in_ms,
             header.completes,
             read,

@@ -141,7 +141,8 @@ def encode_input(workflow: Workflow, bound: BoundWorkflow | None, value: object)
             if each.decode is not None:
                 each.decode(payload)
     except CodecError as error:
-        raise InputError(workflow=workflow.name, step=step, reason=str(error)) from error
+        reason = f"{error.reason} - at `{error.path}`"
+        raise InputError(workflow=workflow.name, step=step, reason=reason, fix=error.fix) from error
     return payload
 
 

@@ -82,7 +82,7 @@ class Worker:
 
     @property
     def worker_id(self) -> str:
-        """See `Host`. New with every start of a worker, and after each lapse of its lease."""
+        """Under which name runs are held: new with every start, and after each lapse of the lease."""
         return self._identity.worker
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
