@@ -31,6 +31,8 @@ meant for programs. One `__reduce__` in the root makes all of them survive pickl
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+MAKE_IT_FIT = "change the value, or the annotation it is read by"
+
 
 class HoldfastError(Exception):
     """Root of everything Holdfast raises on its own account."""
@@ -140,14 +142,16 @@ class InputError(RunError):
     workflow: str
     step: str
     reason: str
+    fix: str
 
-    def __init__(self, *, workflow: str, step: str, reason: str) -> None:
-        """Args: workflow name, the step whose annotation refuses it, and why (with the path)."""
+    def __init__(self, *, workflow: str, step: str, reason: str, fix: str) -> None:
+        """Args: workflow name, the step whose annotation refuses it, why (with the path), and the way out."""
         super().__init__(
-            f"the input of workflow {workflow!r} does not fit step {step!r}: {reason}",
+            f"the input of workflow {workflow!r} does not fit step {step!r}: {reason}; {fix}",
             workflow=workflow,
             step=step,
             reason=reason,
+            fix=fix,
         )
 
 
@@ -312,7 +316,11 @@ class StoreRefusedError(StoreError):
 
     def __init__(self, *, reason: str) -> None:
         """Args: the driver's reason."""
-        super().__init__(f"the store can not hold this value: {reason}", reason=reason)
+        super().__init__(
+            f"the store can not hold this value: {reason}; "
+            "change it, or keep it elsewhere and pass its address",
+            reason=reason,
+        )
 
 
 class StoreConnectError(StoreError):
@@ -366,10 +374,11 @@ class CodecError(HoldfastError):
     code = "codec"
     path: str
     reason: str
+    fix: str
 
-    def __init__(self, *, path: str, reason: str) -> None:
-        """Args: where in the value (`$` is the value itself), and what is wrong there."""
-        super().__init__(f"{reason} - at `{path}`", path=path, reason=reason)
+    def __init__(self, *, path: str, reason: str, fix: str = MAKE_IT_FIT) -> None:
+        """Args: where in the value (`$` is the value itself), what is wrong there, and the way out."""
+        super().__init__(f"{reason} - at `{path}`; {fix}", path=path, reason=reason, fix=fix)
 
 
 class WorkflowError(Exception):

@@ -251,7 +251,7 @@ def test_an_output_that_cannot_be_encoded_fails_the_step_with_its_path() -> None
     """Section 7 of the design."""
     failure = failure_of(lambda _: {"lock": [threading.Lock()]})
     assert refused(failure)
-    assert failure.message.endswith("at `$.lock[0]`")
+    assert failure.message.endswith(f"at `$.lock[0]`; {MAKE_IT_FIT}")
 
 
 def test_an_output_that_is_too_large_fails_the_step() -> None:

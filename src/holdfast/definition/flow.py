@@ -13,11 +13,14 @@ import msgspec
 
 from holdfast.definition.step import Edge, Join, Step
 from holdfast.definition.task import Task, as_task
+from holdfast.definition.validate import check_workflow
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import DefinitionError, Problem
 
 Target = Callable[..., Any]
 LAMBDA = "<lambda>"
+HOLE = "missing"
+"""Stands where something reported is left out, so that the rest of the graph can be checked as well."""
 BRANCHES_MAX = 1_000
 """Branches of one fork; more is a map over data."""
 
@@ -49,8 +52,9 @@ class Flow:
     def fork(self) -> "Fork":
         """Begin parallel branches, which all get the output of the step before; end them with `join`."""
         self._draft.end_fork()
-        self._draft.fork_is_open = True
-        return Fork(self, self._draft)
+        branches: dict[str, list[Step]] = {}
+        self._draft.open_fork = branches
+        return Fork(self, self._draft, branches)
 
     def build(self, *, durable: bool = False) -> Workflow:
         """Compile to a `Workflow`; the same flow gives an equal one each time.
@@ -68,6 +72,7 @@ class Flow:
         if durable:
             problems += self._draft.nameless
         if problems:
+            problems += check_workflow(self.name, self._draft.steps or [Step(HOLE, task=HOLE)], start_at=None)
             raise DefinitionError(subject=f"flow {self.name!r}", problems=problems)
         return Workflow(
             self.name,
@@ -80,11 +85,11 @@ class Flow:
 class Fork:
     """The open branches of a fork; made by `Flow.fork()`."""
 
-    def __init__(self, flow: Flow, draft: "_Draft") -> None:
-        """Args: the flow to return to, and what it has collected."""
+    def __init__(self, flow: Flow, draft: "_Draft", branches: dict[str, list[Step]]) -> None:
+        """Args: the flow to return to, what it has collected, and where to collect the fork's branches."""
         self._flow = flow
         self._draft = draft
-        self._branches: dict[str, list[Step]] = {}
+        self._branches = branches
 
     def branch(self, *fs: Target, name: str | None = None) -> "Fork":
         """Add a branch that calls `fs` one after the other.
@@ -100,9 +105,10 @@ class Fork:
             if steps:
                 steps[-1] = msgspec.structs.replace(steps[-1], edges=(Edge(step.name),))
             steps.append(step)
-        label = name or (steps[0].name if steps else "")
         if not steps:
-            self._draft.report(label, "empty_branch", "a branch needs at least one function")
+            self._draft.report(name or "", "empty_branch", "a branch needs at least one function")
+            steps.append(self._draft.hole())
+        label = name or steps[0].name
         if label in self._draft.branches:
             self._draft.report(label, "duplicate_branch", f"two branches are called {label!r}")
         self._draft.branches.add(label)
@@ -112,16 +118,14 @@ class Fork:
     def join(self, f: Target, *, name: str | None = None) -> Flow:
         """End the fork: call `f` with `{branch name: its output}` once all branches have completed."""
         draft = self._draft
-        draft.fork_is_open = False
+        if draft.open_fork is not self._branches:
+            draft.report("", "open_fork", "a fork is joined once, before anything else is added")
+            draft.append(draft.task_step(f, name))
+            return self._flow
         if not 1 <= len(self._branches) <= BRANCHES_MAX:
             draft.report("", "empty_fork", f"a fork needs 1 to {BRANCHES_MAX} branches")
         fork_name, join_name = draft.distinct("fork"), draft.distinct("join")
-        after = draft.task_step(f, name)
-        edges = [Edge(steps[0].name, label) for label, steps in self._branches.items() if steps]
-        draft.append(Step(fork_name, "fork", edges=(*edges, Edge(join_name))))
-        draft.steps += [step for steps in self._branches.values() for step in steps]
-        join = Join(tuple(self._branches))
-        draft.steps += [Step(join_name, "join", join=join, edges=(Edge(after.name),)), after]
+        draft.append_fork(self._branches, fork_name, join_name, draft.task_step(f, name))
         return self._flow
 
 
@@ -133,7 +137,7 @@ class _Draft:
         self.tasks: dict[str, Task[..., Any]] = {}
         self.problems: list[Problem] = []
         self.branches: set[str] = set()
-        self.fork_is_open = False
+        self.open_fork: dict[str, list[Step]] | None = None
         self.nameless: list[Problem] = []
         self._names: set[str] = set()
 
@@ -143,8 +147,21 @@ class _Draft:
             self.problems.append(problem)
 
     def end_fork(self) -> None:
-        if self.fork_is_open:
+        """Report a fork that nothing has joined; what it has is checked with the rest."""
+        if self.open_fork is not None:
             self.report("", "open_fork", "a fork is not ended; call .join(f) on it")
+            self.append_fork(self.open_fork, self.distinct("fork"), self.distinct("join"), self.hole())
+
+    def append_fork(self, branches: dict[str, list[Step]], fork_name: str, join_name: str, after: Step) -> None:
+        self.open_fork = None
+        if not branches:
+            hole = self.hole()
+            branches = {hole.name: [hole]}
+        edges = [Edge(steps[0].name, label) for label, steps in branches.items()]
+        self.append(Step(fork_name, "fork", edges=(*edges, Edge(join_name))))
+        self.steps += [step for steps in branches.values() for step in steps]
+        join = Join(tuple(branches))
+        self.steps += [Step(join_name, "join", join=join, edges=(Edge(after.name),)), after]
 
     def append(self, step: Step) -> None:
         if self.steps:
@@ -155,7 +172,7 @@ class _Draft:
     def task_step(self, f: Target, name: str | None) -> Step:
         if not callable(f):
             self.report(name or "", "not_callable", f"{f!r} is not a function or task")
-            return Step(self.distinct(name or "step"), task="")
+            return Step(self.distinct(name or "step"), task=HOLE)
         task = as_task(f)
         if name is not None and name in self._names:
             self.report(name, "duplicate_step", "another step has the same name")
@@ -174,6 +191,9 @@ class _Draft:
         if self.tasks.setdefault(task.name, task).fn != task.fn:
             self.report(task.name, "task_name", f"two functions are called {task.name!r}; name one")
         return Step(self.distinct(name or task.name), task=task.name)
+
+    def hole(self) -> Step:
+        return Step(self.distinct(HOLE), task=HOLE)
 
     def distinct(self, wanted: str) -> str:
         name, number = wanted, 1
