@@ -53,6 +53,7 @@ async def opened(schema: str) -> AsyncGenerator[PostgresStore]:
 # Statements, and the indexes that must serve them.
 STATEMENTS: dict[str, tuple[str, set[str]]] = {
     "bare": (journal._BARE, {"runs_pkey"}),
+    "step": (journal._STEP, {"runs_pkey"}),
     "many": (journal._MANY, {"runs_pkey"}),
     "group": (group._STATEMENT, {"runs_pkey", "workers_pkey", "inbox_pkey"}),
     "journal": (journal._READ, {"journal_pkey"}),
