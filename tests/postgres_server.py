@@ -48,6 +48,11 @@ def server_url() -> str:
     return str(server.get_uri())
 
 
+def with_schema(url: str, schema: str) -> str:
+    """The URL of a server with the schema in its query."""
+    return f"{url}{'&' if '?' in url else '?'}schema={schema}"
+
+
 def fresh_schema() -> str:
     """A name that no other test has; the schema is dropped at exit, if someone has made it."""
     name = f"test_{os.getpid()}_{_mark}_{next(_numbers)}"

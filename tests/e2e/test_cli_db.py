@@ -8,7 +8,7 @@ import sys
 import asyncpg
 import pytest
 
-from tests.postgres_server import fresh_schema, server_url
+from tests.postgres_server import fresh_schema, server_url, with_schema
 
 DEADLINE_S = 30.0
 
@@ -26,8 +26,7 @@ def holdfast(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def url() -> str:
     """Of an empty schema that is not there yet."""
-    server = server_url()
-    return f"{server}{'&' if '?' in server else '?'}schema={fresh_schema()}"
+    return with_schema(server_url(), fresh_schema())
 
 
 def test_migrating_makes_the_tables_and_can_be_repeated(url: str) -> None:

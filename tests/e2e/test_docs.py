@@ -21,7 +21,7 @@ import pytest
 
 from holdfast import errors
 from holdfast.core.entries import Arrival, Entry, Failure
-from tests.postgres_server import migrated_schema, server_url
+from tests.postgres_server import migrated_schema, server_url, with_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,12 +73,6 @@ def scripts(text: str) -> list[list[Snippet]]:
     return found
 
 
-def postgres_url() -> str:
-    """What the server of the tests has in the place of the reader's: a database with our tables."""
-    server = server_url()
-    return f"{server}{'&' if '?' in server else '?'}schema={migrated_schema()}"
-
-
 def run_script(parts: Iterable[Snippet], folder: Path) -> str:
     """Run the Python of a script and return what it wrote, or what went wrong."""
     lines: list[str] = []
@@ -90,7 +84,7 @@ def run_script(parts: Iterable[Snippet], folder: Path) -> str:
     script = folder / "snippets.py"
     text = "\n".join(lines) + "\n"
     if POSTGRES in text:
-        text = text.replace(POSTGRES, postgres_url())
+        text = text.replace(POSTGRES, with_schema(server_url(), migrated_schema()))
     script.write_text(text, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "HOLDFAST_URL"}
     ended = subprocess.run(

@@ -211,10 +211,6 @@ def _check_marks(made: Fleet, completed: dict[tuple[str, str], int]) -> int:
     return len(doubled)
 
 
-def someone(made: Fleet, chance: random.Random) -> subprocess.Popen[bytes]:
-    return chance.choice(made.workers)
-
-
 async def someone_at_work(made: Fleet, chance: random.Random) -> subprocess.Popen[bytes]:
     """A worker that holds runs."""
     pid = "split_part(worker, '-', 1)::integer"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres_server import fresh_schema, migrated_schema, server_url
+from tests.postgres_server import fresh_schema, migrated_schema, server_url, with_schema
 
 Database = tuple[str, str]
 """URL with our options, and schema."""
@@ -19,7 +19,7 @@ def postgres_database() -> Callable[[], Database]:
 
     def make() -> Database:
         schema = migrated_schema()
-        return _with_schema(server_url(), schema), schema
+        return with_schema(server_url(), schema), schema
 
     return make
 
@@ -39,14 +39,10 @@ def own_postgres() -> Iterator[Callable[[], tuple[Database, Callable[[], None], 
 
         def make() -> tuple[Database, Callable[[], None], Callable[[], None]]:
             schema = fresh_schema()
-            url = _with_schema(server.get_uri(), schema)
+            url = with_schema(server.get_uri(), schema)
             return (f"{url}&migrate=on", schema), stop, server.ensure_postgres_running
 
         try:
             yield make
         finally:
             server.cleanup()
-
-
-def _with_schema(url: str, schema: str) -> str:
-    return f"{url}{'&' if '?' in url else '?'}schema={schema}"

@@ -12,7 +12,6 @@ from tests.integration.chaos import (
     ask,
     check,
     fleet,
-    someone,
     someone_at_work,
     until,
     until_over,
@@ -41,7 +40,7 @@ async def test_a_hundred_kills_lose_nothing_and_repeat_nothing_acknowledged(
             # The hundredth kill strikes when most of the work is done, whatever the machine's speed.
             wanted = RUNS + share * kill * 0.9 + chance.randrange(int(share * 0.9))
             await until(made, ENTRIES, lambda count, wanted=wanted: count >= wanted)
-            made.kill(someone(made, chance))
+            made.kill(chance.choice(made.workers))
         await until_over(made)
     doubled = await check(made, runs=RUNS)
     print(f"{KILLS} kills, {doubled} bodies had their effect twice")  # noqa: T201 - a figure of the run

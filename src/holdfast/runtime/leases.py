@@ -7,17 +7,15 @@ clock that nobody sets (invariant 10). A SQLite owner needs none of it: its lock
 """
 
 import asyncio
-import logging
 import threading
 from collections.abc import Awaitable, Callable
 
 from holdfast.errors import StoreUnavailableError
 from holdfast.ports import Clock, Heart, Ids
-from holdfast.runtime.limits import UNAVAILABLE_WAIT_S
+from holdfast.runtime.patience import until_answered
 from holdfast.stores.base import Renewals, Store
 from holdfast.stores.records import LeaseTimes
 
-LOGGER = logging.getLogger("holdfast.worker")
 NEVER_AGAIN_MS = -1.0
 AGAIN_MS = 1_000
 """Between renewals while the store does not answer, at most."""
@@ -105,18 +103,16 @@ class Identity:
         if times is None:
             return
         self.end()
-        while True:
-            self.worker, sent_ms = self._ids.worker_id(), self._clock.monotonic_ms()
-            try:
-                await self._store.register(self.worker)
-            except StoreUnavailableError as error:
-                LOGGER.warning("registering a worker: %s", error)
-                await asyncio.sleep(UNAVAILABLE_WAIT_S)
-            else:
-                break
+        sent_ms = await until_answered(self._register, what="registering a worker")
         self._renewals = self._store.renewals()
         self._lease = Lease(self.worker, times, self._renewals, self._clock, sent_ms=sent_ms)
         self._heart.start(self._lease.beat)
+
+    async def _register(self) -> float:
+        """Under another name with each try; gives the monotonic time when it was sent."""
+        self.worker, sent_ms = self._ids.worker_id(), self._clock.monotonic_ms()
+        await self._store.register(self.worker)
+        return sent_ms
 
     async def keep(self, lapse: Callable[[Lease], Awaitable[None]]) -> None:
         """Tell the heart that the loop is alive, and call `lapse` as soon as the lease has run out."""

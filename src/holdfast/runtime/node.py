@@ -21,6 +21,7 @@ from holdfast.runtime import reads
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.folds import fold
 from holdfast.runtime.limits import CONCURRENCY_MAX, LIST_MAX
+from holdfast.runtime.patience import until_answered
 from holdfast.runtime.starts import (
     Definable,
     OnConflict,
@@ -30,7 +31,6 @@ from holdfast.runtime.starts import (
     encode_input,
     held_record,
     resolve,
-    until_answered,
 )
 from holdfast.runtime.views import (
     JournalEntry,
@@ -150,7 +150,7 @@ class Node:
             raise UsageError(
                 what=f"on_conflict {on_conflict!r} is not known", fix='use "fail" or "use_existing"'
             )
-        workflow = await until_answered(lambda: resolve(self.store, self._bound, target))
+        workflow = await until_answered(lambda: resolve(self.store, self._bound, target), what="starting a run")
         given = self._ids.run_id() if run_id is None else check_name(run_id, what="run id")
         payload = encode_input(workflow, self._bound.get(workflow.name), value)
         start = Start(given, workflow, payload)
@@ -181,7 +181,7 @@ class Node:
         self.worker.group.submit(new, done)
         outcome = await answer
         if isinstance(outcome, Exists):
-            await until_answered(lambda: check_existing(self.store, new, on_conflict))
+            await until_answered(lambda: check_existing(self.store, new, on_conflict), what="starting a run")
         elif isinstance(outcome, Refused):
             raise outcome.error
 

@@ -1,10 +1,8 @@
 """Starting runs: the definition, the input checked against it, and the first entry."""
 
-import asyncio
 import hashlib
-import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from holdfast.codecs import json as codec
 from holdfast.codecs.entries import encode_entry
@@ -20,17 +18,13 @@ from holdfast.errors import (
     InputError,
     RunConflictError,
     RunExistsError,
-    StoreUnavailableError,
     UsageError,
     WorkflowNotFoundError,
 )
 from holdfast.runtime.bindings import BoundWorkflow
-from holdfast.runtime.limits import UNAVAILABLE_WAIT_S
 from holdfast.stores.base import Store
 from holdfast.stores.records import Applied, NewRun, RunRecord
 
-LOGGER = logging.getLogger("holdfast.engine")
-T = TypeVar("T")
 Definable = Flow | Workflow
 OnConflict = Literal["fail", "use_existing"]
 
@@ -144,16 +138,6 @@ def encode_input(workflow: Workflow, bound: BoundWorkflow | None, value: object)
         reason = f"{error.reason} - at `{error.path}`"
         raise InputError(workflow=workflow.name, step=step, reason=reason, fix=error.fix) from error
     return payload
-
-
-async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask the store again until it answers: its trouble is no error of a start."""
-    while True:
-        try:
-            return await ask()
-        except StoreUnavailableError as error:
-            LOGGER.warning("starting a run: %s", error)
-            await asyncio.sleep(UNAVAILABLE_WAIT_S)
 
 
 async def check_existing(store: Store, new: NewRun, on_conflict: OnConflict) -> None:

@@ -1,6 +1,8 @@
 """The records of the Store protocol: what goes into a transaction, what comes out, and what is read."""
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -162,6 +164,17 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     parent_step: bytes | None
     created_at_ms: int
     updated_at_ms: int
+
+
+RUN_NAMES = RunRecord.__struct_fields__
+"""The columns of a run in SQL, named and ordered as in the record."""
+
+
+def run_record(row: Sequence[Any]) -> RunRecord:
+    """A row of `RUN_NAMES` as a record; tags are stored as JSON."""
+    facts = dict(zip(RUN_NAMES, row, strict=True))
+    facts["tags"] = tuple(json.loads(facts["tags"]))
+    return RunRecord(**facts)
 
 
 class JournalRow(msgspec.Struct, frozen=True):

@@ -10,8 +10,15 @@ from collections.abc import Sequence
 
 from holdfast.errors import LeaseLostError
 from holdfast.stores.postgres.connection import Address, Connection
-from holdfast.stores.postgres.queries import RUN_COLUMNS, run_record
-from holdfast.stores.records import PRIORITY_STEP_MS, QUARANTINE_AT, SUSPECT_AT, Claimed, RunRecord
+from holdfast.stores.postgres.queries import RUN_COLUMNS
+from holdfast.stores.records import (
+    PRIORITY_STEP_MS,
+    QUARANTINE_AT,
+    SUSPECT_AT,
+    Claimed,
+    RunRecord,
+    run_record,
+)
 
 QUEUE = "default"
 CANDIDATES = 4

@@ -1,33 +1,8 @@
 """Plain look-ups: runs, definitions, snapshots."""
 
-import json
+from holdfast.stores.postgres.connection import Address, Connection
+from holdfast.stores.records import RUN_NAMES, Definition, RunRecord, Snapshot, run_record
 
-from holdfast.stores.postgres.connection import Address, Connection, Row
-from holdfast.stores.records import Definition, RunRecord, Snapshot
-
-RUN_NAMES = (
-    "key",
-    "id",
-    "incarnation",
-    "epoch",
-    "position",
-    "status",
-    "workflow",
-    "fingerprint",
-    "queue",
-    "priority",
-    "tags",
-    "worker",
-    "due_at_ms",
-    "messages_sent",
-    "recoveries",
-    "input_digest",
-    "parent_key",
-    "parent_incarnation",
-    "parent_step",
-    "created_at_ms",
-    "updated_at_ms",
-)
 RUN_COLUMNS = ", ".join(f"runs.{name}" for name in RUN_NAMES)
 _FIND_RUN = "select {columns} from {schema}.runs where id = $1".replace("{columns}", RUN_COLUMNS)
 _LIST_RUNS = """
@@ -62,13 +37,6 @@ insert into {schema}.snapshots (run, position, state) select key, $3, $4 from he
 on conflict (run) do update set position = excluded.position, state = excluded.state
 """
 _FIND_SNAPSHOT = "select position, state from {schema}.snapshots where run = $1"
-
-
-def run_record(row: Row) -> RunRecord:
-    """A row of `RUN_COLUMNS` as a record."""
-    facts = dict(zip(RUN_NAMES, row, strict=True))
-    facts["tags"] = tuple(json.loads(facts["tags"]))
-    return RunRecord(**facts)
 
 
 async def find_run(connection: Connection, address: Address, run_id: str) -> RunRecord | None:

@@ -3,9 +3,9 @@
 import sqlite3
 from collections.abc import Sequence
 
-from holdfast.stores.records import PRIORITY_STEP_MS, QUARANTINE_AT, SUSPECT_AT, RunRecord
+from holdfast.stores.records import PRIORITY_STEP_MS, QUARANTINE_AT, SUSPECT_AT, RunRecord, run_record
 from holdfast.stores.sqlite.clock import AHEAD_MS, StoreClock
-from holdfast.stores.sqlite.queries import RUN_COLUMNS, run_record
+from holdfast.stores.sqlite.queries import RUN_COLUMNS
 
 QUEUE = "default"
 PRIORITIES = range(1, 6)

@@ -1,30 +1,16 @@
 """Plain look-ups: runs, definitions, snapshots."""
 
-import json
 import sqlite3
-from typing import Any
 
-from holdfast.stores.records import Definition, RunRecord, Snapshot
+from holdfast.stores.records import RUN_NAMES, Definition, RunRecord, Snapshot, run_record
 
-RUN_COLUMNS = (
-    "key, id, incarnation, epoch, position, status, workflow, fingerprint, queue, priority, tags, worker,"
-    " due_at_ms, messages_sent, recoveries, input_digest, parent_key, parent_incarnation, parent_step,"
-    " created_at_ms, updated_at_ms"
-)
+RUN_COLUMNS = ", ".join(RUN_NAMES)
 _FIND_RUN = f"select {RUN_COLUMNS} from runs where id = ?"  # noqa: S608 - a constant of ours
 _LIST_RUNS = f"""
 select {RUN_COLUMNS} from runs
 where (?1 is null or status = ?1) and (?2 is null or workflow = ?2) and (?3 is null or key < ?3)
 order by key desc limit ?4
 """  # noqa: S608 - a constant of ours
-_NAMES = RUN_COLUMNS.replace(" ", "").split(",")
-
-
-def run_record(row: tuple[Any, ...]) -> RunRecord:
-    """A row of `RUN_COLUMNS` as a record."""
-    facts = dict(zip(_NAMES, row, strict=True))
-    facts["tags"] = tuple(json.loads(facts["tags"]))
-    return RunRecord(**facts)
 
 
 def find_run(connection: sqlite3.Connection, run_id: str) -> RunRecord | None:
