@@ -29,6 +29,7 @@ fix: .venv/.dev                ## whatever the tools can mend by themselves
 
 bench: .venv/.dev              ## durable steps per second, beside the bare store
 	$(BIN)/python bench/bench_steps.py
+	$(BIN)/python bench/bench_waiting.py
 
 soak: .venv/.dev               ## the tests with their long gates
 	HOLDFAST_SOAK=1 $(BIN)/python -m pytest

@@ -6,12 +6,13 @@ Every completed step is recorded before the next one starts, so a run survives c
 from holdfast import errors
 from holdfast.definition.flow import Flow
 from holdfast.definition.policies import Retry
-from holdfast.definition.step import Edge, Join, Step
+from holdfast.definition.step import Edge, Join, Pause, Sleep, Step, WaitSignal
 from holdfast.definition.task import Task, task
 from holdfast.definition.workflow import Workflow
 from holdfast.engine import AsyncEngine, AsyncHandle, arun
 from holdfast.errors import WorkflowError
 from holdfast.runtime.context import TaskContext, get_task_context
+from holdfast.runtime.explain import Explanation
 from holdfast.runtime.views import JournalEntry, RunStatus, RunSummary
 from holdfast.sync import Engine, Handle, run
 
@@ -20,16 +21,20 @@ __all__ = [
     "AsyncHandle",
     "Edge",
     "Engine",
+    "Explanation",
     "Flow",
     "Handle",
     "Join",
     "JournalEntry",
+    "Pause",
     "Retry",
     "RunStatus",
     "RunSummary",
+    "Sleep",
     "Step",
     "Task",
     "TaskContext",
+    "WaitSignal",
     "Workflow",
     "WorkflowError",
     "arun",

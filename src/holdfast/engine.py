@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from holdfast.core.entries import Paused, RunCancelled, Unpaused
 from holdfast.definition.duration import Duration, to_ms
+from holdfast.definition.policies import Retention
 from holdfast.errors import UsageError
 from holdfast.ports import Chance, Clock, Heart, Ids, Threads
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.clock import SystemClock
 from holdfast.runtime.executors import DaemonThreads
+from holdfast.runtime.explain import Explanation
 from holdfast.runtime.ids import SystemChance, SystemIds
 from holdfast.runtime.leases import ThreadHeart
 from holdfast.runtime.limits import CONCURRENCY, LEASE, THREADS_MAX
@@ -44,6 +47,7 @@ class AsyncEngine:
         worker: Literal["auto"] | bool = "auto",
         concurrency: int = CONCURRENCY,
         lease: Duration = LEASE,
+        retention: Retention | None = None,
         store: Store | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
@@ -62,6 +66,8 @@ class AsyncEngine:
             concurrency: Runs that are active at once, 1 to 100,000; waiting ones do not count.
             lease: On PostgreSQL, how long others wait after the last sign of life of this process before they
                 take its runs over; a body that blocks the event loop for 0.6 of it loses its run.
+            retention: How long runs are kept after their end: a duration such as "30d" for completed and
+                cancelled ones, or one for each status; default for ever. A workflow's own counts first.
             store: Instead of `url`: an object of the Store protocol.
             clock: Instead of the machine's, for tests; so are the next ones.
             ids: Where new names come from.
@@ -81,9 +87,9 @@ class AsyncEngine:
             ids=ids or SystemIds(),
             clock=clock,
             heart=heart or ThreadHeart(clock),
-            attempts=Attempts(threads=threads, chance=chance or SystemChance()),
-            threads=threads,
+            attempts=Attempts(threads=threads, chance=chance or SystemChance(), clock=clock),
             concurrency=concurrency,
+            retention=retention,
         )
         self._exit = contextlib.AsyncExitStack()
 
@@ -131,8 +137,9 @@ class AsyncEngine:
             workflow: One of `workflows`, or the name of one that any worker has brought to this store.
             input: Argument of the first step; checked against its annotation here.
             id: 1 to 255 bytes; default a new one. It makes starting the same thing twice harmless.
-            on_conflict: If the id is taken: "fail", or "use_existing" to get that run if workflow and input
-                are the same.
+            on_conflict: If the id is taken: "fail"; "use_existing" to get that run if workflow and input are
+                the same; or "restart" to put this run in its place: the old one's journal and signals are gone,
+                and whoever drives it is stopped.
 
         Raises:
             WorkflowNotFoundError, InputError, RunExistsError, RunConflictError, UsageError: Nothing was
@@ -173,6 +180,39 @@ class AsyncEngine:
         """
         return await self._node.list_runs(status=status, workflow=workflow, limit=limit, after=after)
 
+    async def send_signal(
+        self, run_id: str, name: str, payload: object = None, *, id: str | None = None
+    ) -> str:
+        """Send a signal to a run; see `AsyncHandle.signal`."""
+        return await self._node.signal(run_id, name, payload, id)
+
+    async def retry(self, id: str, *, by: str = "") -> "AsyncHandle":
+        """Let a failed run go on at the step that failed, with new retries; the same run, id and journal.
+
+        Branches that were stopped by the failure go on where they were, their clocks as they stood then. A
+        time-out of the run begins anew.
+
+        Raises:
+            RunNotFoundError: No run has that id.
+            RunStateError: It has not failed, or no step of it has; nothing happened.
+        """
+        await self._node.retry(id, by)
+        return AsyncHandle(self._node, id)
+
+    async def delete(self, id: str) -> None:
+        """Remove a run that is over, with its journal and its signals.
+
+        Raises:
+            RunNotFoundError: No run has that id.
+            RunStateError: It is not over, or the run that started it is not; nothing was removed.
+        """
+        await self._node.delete(id)
+
+    async def alone(self, workflow: Definable, input: object = None) -> Any:  # noqa: ANN401 - what the workflow returns
+        """Start a run that nobody outside knows of, and return its output; see `arun`."""
+        run_id, _ = await self._node.start(workflow, input, run_id=None, on_conflict="fail")
+        return await self._node.alone(run_id)
+
     async def resume(self, id: str) -> Any:  # noqa: ANN401 - what the workflow returns
         """Drive one run here and now, if nobody does, and return its output; one that is over just returns it.
 
@@ -211,6 +251,74 @@ class AsyncHandle:
         """
         return await self._node.result(self.id, self._ending, timeout)
 
+    async def signal(self, name: str, payload: object = None, *, id: str | None = None) -> str:
+        """Send a signal. Now it is on disk, and waits in order of sending until a branch takes it.
+
+        Args:
+            name: What `wait_for_signal` names, 1 to 255 bytes.
+            payload: JSON-like data, a dataclass, ...; at most 2 MiB.
+            id: Makes sending it twice harmless: one id is stored once for each run. Default a new one.
+
+        Returns:
+            The id.
+
+        Raises:
+            RunNotFoundError: No run has that id.
+            RunStateError: The run is over; nothing was stored.
+            SignalLimitError: 10,000 signals are pending; nothing was stored.
+            CodecError: The payload cannot be encoded, or is too large.
+        """
+        return await self._node.signal(self.id, name, payload, id)
+
+    async def pause(
+        self, reason: str = "", *, by: str = "", branch: str | None = None, freeze: bool = True
+    ) -> None:
+        """Let the run start nothing more; bodies that run end, and signals are still received.
+
+        Pausing what is paused is fine, and changes nothing.
+
+        Args:
+            reason: For whoever looks at it.
+            by: Who pauses.
+            branch: Only this one, and branches that it starts; default the whole run.
+            freeze: Sleeps, time-outs and retries stand still until it is unpaused; False lets them run.
+
+        Raises:
+            RunNotFoundError, RunStateError, BranchNotFoundError, RunBlockedError: Nothing happened.
+        """
+        await self._node.control(self.id, Paused(branch or "", reason, by, freeze))
+
+    async def unpause(self, *, by: str = "", branch: str | None = None) -> None:
+        """Let the run go on: all of it and pauses of its branches too, or only one branch. Idempotent.
+
+        Raises:
+            RunNotFoundError, RunStateError, BranchNotFoundError, RunBlockedError: Nothing happened.
+        """
+        await self._node.control(self.id, Unpaused(branch or "", by))
+
+    async def cancel(self, reason: str = "", *, by: str = "", wait: bool = False) -> None:
+        """End the run. Now it is cancelled, or it will be and cannot end otherwise any more.
+
+        Async bodies get `CancelledError`, sync ones see `get_task_context().cancelled`. Cancelling a
+        cancelled run is fine.
+
+        Args:
+            reason: For whoever looks at it.
+            by: Who cancels.
+            wait: Return only when it is over.
+
+        Raises:
+            RunNotFoundError: No run has that id.
+            RunStateError: It has completed or failed before.
+        """
+        await self._node.control(self.id, RunCancelled(reason, by))
+        if wait:
+            await self._node.ended(self.id)
+
+    async def explain(self) -> Explanation:
+        """Why the run does not go on, or that it does: one reason, and who must act."""
+        return await self._node.explain(self.id)
+
     async def status(self) -> RunStatus:
         """Status, branches, what it waits for, output and failure, as recorded now."""
         return await self._node.status(self.id)
@@ -227,10 +335,10 @@ async def arun(flow: Definable, input: object = None) -> Any:  # noqa: ANN401 - 
         DefinitionError: The flow cannot be built.
         InputError: The input does not fit the first step.
         TaskError: The run failed; `.failure` says where and why.
+        RunWaitingError: It waits for a signal, or is paused: nobody outside can reach it.
     """
     async with AsyncEngine("memory://", workflows=[flow]) as engine:
-        handle = await engine.start(flow, input)
-        return await handle.result()
+        return await engine.alone(flow, input)
 
 
 def _url(url: str | None) -> str:

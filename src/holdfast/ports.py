@@ -11,6 +11,14 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
+class Timer(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None:
+        """Do not call; harmless when it has been called."""
+        ...
+
+
 class Clock(Protocol):
     """Two clocks: one that only moves forward, one that people set."""
 
@@ -22,12 +30,20 @@ class Clock(Protocol):
         """Milliseconds since 1970-01-01 UTC as the machine believes; may jump either way."""
         ...
 
+    def call_later(self, delay_ms: float, fn: Callable[[], object]) -> Timer:
+        """Call `fn` in the running event loop when the monotonic clock has moved on by `delay_ms`."""
+        ...
+
 
 class Ids(Protocol):
     """New names, never given twice."""
 
     def run_id(self) -> str:
         """`run_` and 26 lower-case base32 characters of 128 random bits."""
+        ...
+
+    def message_id(self) -> str:
+        """A name for one message to a run, given to it before it is first sent."""
         ...
 
     def worker_id(self) -> str:

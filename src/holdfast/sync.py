@@ -7,9 +7,11 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from holdfast.definition.duration import Duration
+from holdfast.definition.policies import Retention
 from holdfast.engine import AsyncEngine, AsyncHandle, arun, in_running_loop
 from holdfast.errors import UsageError
 from holdfast.ports import Chance, Clock, Ids
+from holdfast.runtime.explain import Explanation
 from holdfast.runtime.limits import CONCURRENCY, LEASE
 from holdfast.runtime.starts import Definable, OnConflict
 from holdfast.runtime.views import JournalEntry, RunStatus, RunSummary
@@ -106,6 +108,7 @@ class Engine:
         worker: Literal["auto"] | bool = "auto",
         concurrency: int = CONCURRENCY,
         lease: Duration = LEASE,
+        retention: Retention | None = None,
         store: Store | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
@@ -118,6 +121,7 @@ class Engine:
             worker=worker,
             concurrency=concurrency,
             lease=lease,
+            retention=retention,
             store=store,
             clock=clock,
             ids=ids,
@@ -177,6 +181,18 @@ class Engine:
         listing = self._engine.list(status=status, workflow=workflow, limit=limit, after=after)
         return self._portal.call(listing)
 
+    def send_signal(self, run_id: str, name: str, payload: object = None, *, id: str | None = None) -> str:
+        """See `AsyncEngine.send_signal`."""
+        return self._portal.call(self._engine.send_signal(run_id, name, payload, id=id))
+
+    def retry(self, id: str, *, by: str = "") -> "Handle":
+        """See `AsyncEngine.retry`."""
+        return Handle(self._portal, self._portal.call(self._engine.retry(id, by=by)))
+
+    def delete(self, id: str) -> None:
+        """See `AsyncEngine.delete`."""
+        self._portal.call(self._engine.delete(id))
+
     def resume(self, id: str) -> Any:  # noqa: ANN401 - what the workflow returns
         """See `AsyncEngine.resume`."""
         return self._portal.call(self._engine.resume(id))
@@ -198,6 +214,26 @@ class Handle:
     def result(self, timeout: Duration | None = None) -> Any:  # noqa: ANN401 - what the workflow returns
         """See `AsyncHandle.result`."""
         return self._portal.call(self._handle.result(timeout))
+
+    def signal(self, name: str, payload: object = None, *, id: str | None = None) -> str:
+        """See `AsyncHandle.signal`."""
+        return self._portal.call(self._handle.signal(name, payload, id=id))
+
+    def pause(self, reason: str = "", *, by: str = "", branch: str | None = None, freeze: bool = True) -> None:
+        """See `AsyncHandle.pause`."""
+        self._portal.call(self._handle.pause(reason, by=by, branch=branch, freeze=freeze))
+
+    def unpause(self, *, by: str = "", branch: str | None = None) -> None:
+        """See `AsyncHandle.unpause`."""
+        self._portal.call(self._handle.unpause(by=by, branch=branch))
+
+    def cancel(self, reason: str = "", *, by: str = "", wait: bool = False) -> None:
+        """See `AsyncHandle.cancel`."""
+        self._portal.call(self._handle.cancel(reason, by=by, wait=wait))
+
+    def explain(self) -> Explanation:
+        """See `AsyncHandle.explain`."""
+        return self._portal.call(self._handle.explain())
 
     def status(self) -> RunStatus:
         """See `AsyncHandle.status`."""

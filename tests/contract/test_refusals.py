@@ -9,10 +9,10 @@ from holdfast.ports import Clock
 from holdfast.runtime.urls import store_at
 from holdfast.stores.base import Store
 from holdfast.stores.records import Applied, Fenced, Member, Refused
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     LEASE,
     ME,
-    ManualClock,
     Place,
     Stores,
     append,
@@ -49,13 +49,13 @@ def on_postgres(_directory: Path, clock: Clock) -> Stores:
 
 @pytest.fixture(params=[sqlite, on_postgres])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    clock = ManualClock()
+    clock = VirtualClock()
     return Place(request.param(tmp_path, clock), clock)
 
 
 @pytest.fixture
 def sqlite_place(tmp_path: Path) -> Place:
-    clock = ManualClock()
+    clock = VirtualClock()
     return Place(sqlite(tmp_path, clock), clock)
 
 

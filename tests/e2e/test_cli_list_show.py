@@ -182,7 +182,7 @@ def test_a_failed_run_is_shown_with_what_broke_it(folder: Path) -> None:
 def test_a_waiting_run_is_shown_with_what_it_waits_for(folder: Path) -> None:
     result = holdfast(folder, "show", "waiting", *DB)
     assert result.returncode == 0
-    assert re.search(r"main +later +retry +attempt 2 after OSError.*Z", result.stdout)
+    assert re.search(r"main +later +backoff +for attempt 2 after OSError.*Z", result.stdout)
     assert "one that knows 'waits' goes on with it" in result.stdout
 
 
@@ -190,6 +190,7 @@ def test_json_of_a_run_has_everything_with_values_decoded(folder: Path) -> None:
     document = shown(folder, "first")
     assert set(document) == {
         *("id", "workflow", "fingerprint", "status", "output", "failure", "branches", "waiting"),
+        *("undelivered", "pause", "cancel_reason", "cancelled_by", "deadline"),
         *("position", "worker", "recoveries", "created_at", "updated_at", "journal"),
     }
     assert (document["status"], document["output"], document["failure"]) == ("completed", 6, None)
@@ -212,7 +213,7 @@ def test_json_of_a_waiting_run_says_until_when(folder: Path) -> None:
     document = shown(folder, "waiting")
     assert document["status"] == "suspended"
     (waiting,) = document["waiting"]
-    assert (waiting["branch"], waiting["step"], waiting["reason"]) == ("main", "later", "retry")
+    assert (waiting["branch"], waiting["step"], waiting["reason"]) == ("main", "later", "backoff")
     assert waiting["due_at"].endswith("Z")
 
 

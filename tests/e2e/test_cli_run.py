@@ -298,7 +298,7 @@ def test_a_run_that_no_worker_knows_says_what_it_waits_for(folder: Path) -> None
         inner.mkdir()
         (inner / "flows.py").write_text(FLOWS)
         with started(inner, "run", "flows:mirror", "--db", "sqlite:///../runs.db") as process:
-            wait_until(lambda: "no worker drives it" in (inner / "stderr").read_text())
+            wait_until(lambda: "no live worker knows workflow" in (inner / "stderr").read_text())
             process.send_signal(signal.SIGTERM)
             assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
 
@@ -437,7 +437,8 @@ def test_a_flow_that_cannot_be_built_lists_its_problems(folder: Path) -> None:
 def test_without_arguments_the_help_is_shown(folder: Path) -> None:
     result = holdfast(folder)
     shown = result.stdout + result.stderr
-    assert all(name in shown for name in ["run", "list", "show", "worker"])
+    names = ["run", "resume", "worker", "list", "show", "explain", "signal", "pause", "unpause", "cancel"]
+    assert all(f" {name} " in shown for name in [*names, "retry", "delete", "db"])
 
 
 def test_the_version_is_the_installed_one(folder: Path) -> None:

@@ -20,7 +20,7 @@ from typing import get_args
 import pytest
 
 from holdfast import errors
-from holdfast.core.entries import Arrival, Entry, Failure
+from holdfast.core.entries import Arrival, Entry, Failure, Wait
 from tests.postgres_server import migrated_schema, server_url, with_schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ FORMAT = ROOT / "docs" / "format.md"
 SEMANTICS = ROOT / "docs" / "semantics.md"
 INVARIANTS = ROOT / "docs" / "invariants.md"
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-SCHEMA = ROOT / "src" / "holdfast" / "stores" / "sqlite" / "migrations" / "0001_initial.sql"
+MIGRATIONS = ROOT / "src" / "holdfast" / "stores" / "sqlite" / "migrations"
 SNIPPET_S = 60
 POSTGRES = "postgresql://localhost/orders"
 
@@ -261,7 +261,7 @@ def test_the_format_tells_the_fields_of_every_entry_in_their_order() -> None:
         name: re.findall(r"\w+", fields)
         for name, fields in FIELDS_ROW.findall(FORMAT.read_text(encoding="utf-8"))
     }
-    structures = [*get_args(Entry), Arrival, Failure]
+    structures = [*get_args(Entry), Arrival, Failure, Wait]
     assert told == {each.__name__: list(each.__struct_fields__) for each in structures}
 
 
@@ -271,14 +271,20 @@ def test_the_format_tells_every_table_with_its_columns() -> None:
         name: re.findall(r"^\| `(\w+)` \| (\w+) \|", text.partition("\n#")[0], re.MULTILINE)
         for name, text in zip(parts[1::2], parts[2::2], strict=True)
     }
-    assert told == tables_of(SCHEMA.read_text(encoding="utf-8"))
+    files = sorted(MIGRATIONS.glob("*.sql"))
+    assert told == tables_of("".join(file.read_text(encoding="utf-8") for file in files))
 
 
 def tables_of(schema: str) -> dict[str, list[tuple[str, str]]]:
     """Columns with their types, by table, as SQLite understands them."""
     connection = sqlite3.connect(":memory:")
     connection.executescript(schema)
-    names = [row[0] for row in connection.execute("select name from sqlite_schema where type = 'table'")]
+    names = [
+        row[0]
+        for row in connection.execute(
+            "select name from sqlite_schema where type = 'table' and name not like 'sqlite_%'"
+        )
+    ]
     tables = {
         name: [
             (row[1], row[2].lower())

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.core import run as core_run
-from holdfast.core.entries import Entry
+from holdfast.core import evolve as core_evolve
+from holdfast.core.entries import Entry, RetryScheduled
+from holdfast.core.events import Event
 from holdfast.core.header import Header
+from holdfast.core.run import Run
 from holdfast.errors import HoldfastError
 from holdfast.runtime.driver import Driver
 from holdfast.stores import group_commit
@@ -33,10 +35,16 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_acting_before_the_commit_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The entries are applied and acted upon at once, and written later."""
-    real: Callable[[Driver, list[Entry], Header], None] = Driver._submit
+    real: Callable[[Driver, list[Entry], Header, list[Event], tuple[int, ...]], None] = Driver._submit
 
-    def act_first(driver: Driver, entries: list[Entry], header: Header) -> None:
-        real(driver, entries, header)
+    def act_first(
+        driver: Driver,
+        entries: list[Entry],
+        header: Header,
+        events: list[Event],
+        consumed: tuple[int, ...] = (),
+    ) -> None:
+        real(driver, entries, header, events, consumed)
         driver._committed(Applied(0, driver.record.key))
 
     monkeypatch.setattr(Driver, "_submit", act_first)
@@ -76,13 +84,13 @@ def test_taking_an_unknown_outcome_for_success_is_caught(
 
 def test_forgetting_the_attempt_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Recovery begins a step that is being retried at its first attempt again."""
-    real = core_run._retry_scheduled
+    real = core_evolve._retry_scheduled
 
-    def forget(run: core_run.Run, entry: core_run.RetryScheduled, at_ms: int) -> None:
+    def forget(run: Run, entry: RetryScheduled, at_ms: int) -> None:
         real(run, entry, at_ms)
         run.branches[entry.branch].attempt = 1
 
-    monkeypatch.setattr(core_run, "_retry_scheduled", forget)
+    monkeypatch.setattr(core_evolve, "_retry_scheduled", forget)
     with pytest.raises(Caught):
         crash_everywhere("memory", Fault.CRASH_AFTER, tmp_path)
 

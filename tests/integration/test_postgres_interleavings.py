@@ -17,10 +17,21 @@ import pytest
 
 from holdfast.errors import LeaseLostError
 from holdfast.stores.postgres.store import PostgresStore
-from holdfast.stores.records import Append, Applied, LeaseTimes, Member, Outcome
+from holdfast.stores.records import (
+    Append,
+    Applied,
+    Fenced,
+    LeaseTimes,
+    Member,
+    Outcome,
+    Over,
+    Snapshot,
+    Stored,
+    Unread,
+)
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     ME,
-    ManualClock,
     append,
     applied,
     entries_of,
@@ -44,7 +55,7 @@ where wait_event_type = 'Lock' and state = 'active' and strpos(query, $1) > 0
 class Table:
     """Stores over one schema, and a side connection that holds locks."""
 
-    def __init__(self, stores: Sequence[PostgresStore], side: Any, clock: ManualClock) -> None:  # noqa: ANN401 - untyped
+    def __init__(self, stores: Sequence[PostgresStore], side: Any, clock: VirtualClock) -> None:  # noqa: ANN401 - untyped
         self.stores = stores
         self.store = stores[0]
         self.side = side
@@ -84,7 +95,7 @@ class Table:
 
 @asynccontextmanager
 async def laid(directory: Path, count: int = 2) -> AsyncGenerator[Table]:
-    clock = ManualClock()
+    clock = VirtualClock()
     make: Callable[[], PostgresStore] = postgres(directory, clock, lease=LEASE, hints=False)
     side = await asyncpg.connect(server_url())
     async with AsyncExitStack() as stack:
@@ -327,3 +338,324 @@ async def test_a_message_makes_an_unheld_run_due_once_its_row_is_free(tmp_path: 
             table.clock.advance(1_000)
         # Stamped after the lock, not when it was asked for.
         assert (await find(table.store, "a")).due_at_ms == table.clock.wall_ms()
+
+
+FORMS = ["bare", "many", "group"]
+
+
+async def end_in(table: Table, form: str, **changes: object) -> tuple[int, list[Member]]:
+    """A held run, and a group that ends it in one of the forms of the statement."""
+    key = await insert_held(table.store, "a")
+    group: list[Member] = [parked(key, status="completed", **changes)]
+    if form == "many":
+        group.append(parked(await insert_held(table.store, "behind"), status="completed"))
+    if form == "group":
+        other = await insert_held(table.store, "other")
+        group.insert(0, append(other, messages=(message(other),)))
+    return key, group
+
+
+def outcome_for(key: int, group: Sequence[Member], outcomes: Sequence[Outcome]) -> Outcome:
+    (found,) = (
+        outcome
+        for member, outcome in zip(group, outcomes, strict=True)
+        if isinstance(member, Append) and member.key == key
+    )
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_run_does_not_end_beside_a_message_that_came_while_it_waited(tmp_path: Path, form: str) -> None:
+    async with laid(tmp_path) as table:
+        key, group = await end_in(table, form)
+        calls = [table.stores[1].commit([message(key)]), table.store.commit(group)]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            _, ending = await table.all_waiting(tasks, *calls)
+        outcomes = ending.result()
+        assert outcome_for(key, group, outcomes) == Unread(1)
+        assert [type(outcome) for outcome in outcomes].count(Applied) == len(group) - 1
+        row = await find(table.store, "a")
+        assert (row.status, row.worker, row.position, row.messages_sent) == ("running", ME, 1, 1)
+        assert await entries_of(table.store, key) == [b"started"]
+        await applied(table.store, parked(key, status="completed", messages_read=1, consumed=(1,)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_run_that_was_given_back_while_its_end_waited_does_not_end(tmp_path: Path, form: str) -> None:
+    async with laid(tmp_path) as table:
+        key, group = await end_in(table, form)
+        calls = [table.stores[1].commit([parked(key, entries=())]), table.store.commit(group)]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            _, ending = await table.all_waiting(tasks, *calls)
+        assert outcome_for(key, group, ending.result()) == Fenced()
+        assert (await find(table.store, "a")).status == "suspended"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("end_first", [True, False])
+@pytest.mark.parametrize("looks", [True, False])
+async def test_a_message_that_meets_an_end_is_stored_or_refused(
+    tmp_path: Path, form: str, end_first: bool, looks: bool
+) -> None:
+    async with laid(tmp_path) as table:
+        key, group = await end_in(table, form, messages_read=0 if looks else None)
+        calls = [table.store.commit(group), table.stores[1].commit([message(key)])]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            begun = await table.all_waiting(tasks, *(calls if end_first else reversed(calls)))
+        ending, sending = begun if end_first else reversed(begun)
+        end = outcome_for(key, group, ending.result())
+        (sent,) = sending.result()
+        if end_first:
+            assert (type(end), sent) == (Applied, Over("completed"))
+        else:
+            assert (type(end), type(sent)) == (Unread if looks else Applied, Applied)
+        stored = [] if end_first else ["m-1"]
+        assert [row.id for row in await table.store.read_inbox(key)] == stored
+        assert (await find(table.store, "a")).messages_sent == len(stored)
+        # What was refused was not remembered either, and what was stored is.
+        (again,) = await table.store.commit([message(key)])
+        assert isinstance(again, Over if end_first else Applied)
+
+
+async def test_a_message_sent_twice_around_an_end_was_stored(tmp_path: Path) -> None:
+    async with laid(tmp_path, count=3) as table:
+        key = await insert_held(table.store, "a")
+        calls = [
+            table.stores[1].commit([message(key)]),
+            table.store.commit([parked(key, status="cancelled", messages_read=None)]),
+            table.stores[2].commit([message(key), message(key, "m-2")]),
+        ]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            _, _, again = await table.all_waiting(tasks, *calls)
+        assert again.result() == [Applied(table.clock.wall_ms(), key, 1), Over("cancelled")]
+
+
+async def test_what_stands_before_an_end_in_its_group_is_unread_and_what_stands_behind_it_is_too_late(
+    tmp_path: Path,
+) -> None:
+    async with laid(tmp_path) as table:
+        first, second, third = [await insert_held(table.store, run_id) for run_id in "abc"]
+        ends = [parked(key, status="failed") for key in (first, second, third)]
+        outcomes = await table.store.commit(
+            [message(first), ends[0], message(first, "m-2"), ends[1], message(second), ends[2]]
+        )
+        at_ms = table.clock.wall_ms()
+        assert outcomes == [
+            *(Applied(at_ms, first, 1), Unread(1), Applied(at_ms, first, 2)),
+            *(Applied(at_ms, second), Over("failed"), Applied(at_ms, third)),
+        ]
+        assert (await find(table.store, "a")).status == "running"
+        # What was stored before is not one more message.
+        end = parked(first, status="failed", messages_read=2)
+        assert isinstance((await table.store.commit([message(first), end]))[1], Applied)
+
+
+async def test_what_stands_before_an_append_in_its_group_meets_the_run_as_it_was(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        revived, closed = await failed_run(table, "revived"), await failed_run(table, "closed")
+        ends, other = [await insert_held(table.store, run_id) for run_id in ("ends", "other")]
+        outcomes = await table.store.commit(
+            [
+                *(message(revived), retried(revived), message(revived, "m-2")),
+                *(message(closed), parked(closed, position=2, status="cancelled", is_held=False)),
+                *(message(ends), parked(ends, status="completed", messages_read=None)),
+                # For a run of that id that is not there: nobody will read it.
+                *(message(other, incarnation=2), parked(other, status="completed")),
+            ]
+        )
+        at_ms = table.clock.wall_ms()
+        assert outcomes == [
+            *(Over("failed"), Applied(at_ms, revived, 1), Applied(at_ms, revived, 1)),
+            *(Over("failed"), Applied(at_ms, closed)),
+            *(Applied(at_ms, ends, 1), Applied(at_ms, ends, 1)),
+            *(Fenced(), Applied(at_ms, other)),
+        ]
+        assert [row.id for row in await table.store.read_inbox(revived)] == ["m-2"]
+
+
+async def test_what_an_end_sends_to_a_run_that_ends_beside_it_is_dropped(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        parent, child = [await insert_held(table.store, run_id) for run_id in ("parent", "child")]
+        outcomes = await table.store.commit([ended(child, parent), parked(parent, status="failed")])
+        assert [type(outcome) for outcome in outcomes] == [Applied, Applied]
+        assert (await find(table.store, "parent")).messages_sent == 0
+
+
+async def failed_run(table: Table, run_id: str, **changes: object) -> int:
+    key = await insert_held(table.store, run_id, **changes)
+    await applied(table.store, parked(key, status="failed"))
+    return key
+
+
+def retried(key: int, position: int = 2) -> Append:
+    """A failed run goes on, by the word of someone outside."""
+    return parked(key, position=position, status="pending", due_at_ms=0, is_held=False)
+
+
+@pytest.mark.parametrize("claim_first", [True, False])
+async def test_a_claim_and_an_append_from_outside_follow_one_another(tmp_path: Path, claim_first: bool) -> None:
+    async with laid(tmp_path) as table:
+        key = await insert(table.store, "a")
+        outside = parked(key, epoch=0, status="paused", is_held=False)
+        calls: list[Coroutine[Any, Any, Any]] = [
+            table.stores[1].claim_one(OTHER, "a"),
+            table.store.commit([outside]),
+        ]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            begun = await table.all_waiting(tasks, *(calls if claim_first else reversed(calls)))
+        claiming, appending = begun if claim_first else reversed(begun)
+        claimed, (outcome,) = claiming.result(), appending.result()
+        assert (claimed.worker, claimed.epoch) == (OTHER, 1)
+        if claim_first:
+            assert (claimed.status, claimed.position, outcome) == ("running", 1, Fenced())
+        else:
+            assert (claimed.status, claimed.position, type(outcome)) == ("paused", 2, Applied)
+        assert len(await entries_of(table.store, key)) == claimed.position
+
+
+async def test_an_append_from_outside_looks_for_a_holder_behind_the_lock(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        key = await insert(table.store, "a")
+        outside = parked(key, epoch=0, status="paused", is_held=False)
+        async with asyncio.TaskGroup() as tasks:
+            # Nobody holds a run without a new epoch; if someone did, this would see it.
+            async with table.locked("update {schema}.runs set worker = 'someone' where key = $1", key):
+                (appending,) = await table.all_waiting(tasks, table.store.commit([outside]))
+        assert appending.result() == [Fenced()]
+
+
+@pytest.mark.parametrize("retry_first", [True, False])
+async def test_a_run_is_deleted_or_goes_on(tmp_path: Path, retry_first: bool) -> None:
+    async with laid(tmp_path) as table:
+        key = await failed_run(table, "a")
+        calls: list[Coroutine[Any, Any, Any]] = [
+            table.store.commit([retried(key)]),
+            table.stores[1].delete(key),
+        ]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            begun = await table.all_waiting(tasks, *(calls if retry_first else reversed(calls)))
+        retrying, deleting = begun if retry_first else reversed(begun)
+        assert deleting.result() is not retry_first
+        if retry_first:
+            assert await entries_of(table.store, key) == [b"started", b"next", b"next"]
+            assert await claimed_ids(table.store) == ["a"]
+        else:
+            assert retrying.result() == [Fenced()]
+            assert await table.store.find_run("a") is None
+            assert await entries_of(table.store, key) == []
+
+
+@pytest.mark.parametrize("retry_first", [True, False])
+async def test_a_child_is_not_deleted_under_a_parent_that_goes_on(tmp_path: Path, retry_first: bool) -> None:
+    async with laid(tmp_path) as table:
+        parent = await failed_run(table, "parent")
+        child = await failed_run(table, "child", parent_key=parent, parent_incarnation=1, parent_step=b"step")
+        calls: list[Coroutine[Any, Any, Any]] = [
+            table.store.commit([retried(parent)]),
+            table.stores[1].delete(child),
+        ]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(parent if retry_first else child):
+            begun = await table.all_waiting(tasks, *(calls if retry_first else reversed(calls)))
+        retrying, deleting = begun if retry_first else reversed(begun)
+        assert isinstance(retrying.result()[0], Applied)
+        assert deleting.result() is not retry_first
+        assert (await table.store.find_run("child") is None) is not retry_first
+
+
+async def test_a_run_that_another_parent_has_started_anew_is_not_deleted(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        parent = await insert_held(table.store, "parent")
+        key = await failed_run(table, "a")
+        anew = new_run("a", over="completed", parent_key=parent, parent_incarnation=1, parent_step=b"step")
+        calls: list[Coroutine[Any, Any, Any]] = [
+            table.store.replace(anew, key=key, epoch=1),
+            table.stores[1].delete(key),
+        ]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            replacing, deleting = await table.all_waiting(tasks, *calls)
+        assert isinstance(replacing.result(), Applied)
+        assert not deleting.result()
+        assert (await find(table.store, "a")).incarnation == 2
+
+
+@pytest.mark.parametrize("append_first", [True, False])
+async def test_a_new_run_takes_the_place_of_all_that_its_holder_wrote(
+    tmp_path: Path, append_first: bool
+) -> None:
+    async with laid(tmp_path) as table:
+        key = await insert_held(table.store, "a")
+        await table.store.save_snapshot(key, 1, Snapshot(1, b"state"))
+        group = [append(key, entries=(b"2", b"3")), message(key)]
+        replacing = table.stores[1].replace(
+            new_run("a", entries=(b"anew", b"and on"), worker=OTHER), key=key, epoch=1
+        )
+        calls: list[Coroutine[Any, Any, Any]] = [table.store.commit(group), replacing]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            begun = await table.all_waiting(tasks, *(calls if append_first else reversed(calls)))
+        appending, replaced = begun if append_first else reversed(begun)
+        outcome = replaced.result()
+        assert (type(outcome), outcome.key, outcome.is_held) == (Applied, key, True)
+        (appended, sent) = appending.result()
+        assert (type(appended), type(sent)) == (Applied if append_first else Fenced, Applied)
+        row = await find(table.store, "a")
+        assert (row.incarnation, row.epoch, row.position, row.worker) == (2, 2, 2, OTHER)
+        (stored,) = await table.store.load([key])
+        assert stored.snapshot is None
+        assert [entry.entry for entry in stored.journal] == [b"anew", b"and on"]
+        assert [each.seq for each in stored.inbox] == ([] if append_first else [1])
+        # Its ids were forgotten with it.
+        assert (await table.store.commit([message(key)]))[0] == Applied(table.clock.wall_ms(), key, 1)
+
+
+async def test_a_run_in_the_place_of_another_that_meets_a_reaper_is_left_to_others(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        key = await insert(table.store, "a")
+        replacing = table.store.replace(new_run("a", worker=ME), key=key, epoch=0)
+        async with asyncio.TaskGroup() as tasks:
+            async with table.locked("delete from {schema}.workers where id = $1", ME):
+                (replaced,) = await table.all_waiting(tasks, replacing)
+        assert not replaced.result().is_held
+        row = await find(table.store, "a")
+        assert (row.worker, row.status, row.epoch) == (None, "pending", 1)
+
+
+async def test_a_sweep_passes_over_what_someone_has_locked(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        parent = await failed_run(table, "parent")
+        await failed_run(table, "child", parent_key=parent, parent_incarnation=1, parent_step=b"step")
+        await failed_run(table, "free")
+        await insert(table.store, "over at once", over="failed")
+        table.clock.advance(1_000)
+
+        async def swept(limit: int) -> int:
+            before_ms = table.clock.wall_ms()
+            return await table.store.sweep("order", "failed", before_ms=before_ms, limit=limit)
+
+        async with table.run_locked(parent):
+            # Nor is a child swept whose parent may be about to go on.
+            assert await swept(limit=100) == 2
+        assert [await table.store.find_run(run_id) is None for run_id in ("child", "free")] == [False, True]
+        assert await swept(limit=1) == 1
+        assert await swept(limit=100) == 1
+        assert await swept(limit=100) == 0
+
+
+async def test_what_is_loaded_is_of_one_moment(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        key = await insert_held(table.store, "a")
+        await table.store.commit([message(key)])
+        seen: list[Stored] = []
+
+        async def look() -> None:
+            while (await find(table.store, "a")).position < 100:
+                seen.extend(await table.stores[1].load([key]))
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(look())
+            for turn in range(1, 100):
+                # Each consumes the message before it, and sends one.
+                following = message(key, f"m-{turn + 1}")
+                await applied(table.store, append(key, position=turn, consumed=(turn,), messages=(following,)))
+        assert seen
+        for stored in seen:
+            assert [each.seq for each in stored.inbox] == [stored.journal[-1].position]

@@ -10,12 +10,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from holdfast.stores.postgres import group, inbox, journal, leases, queries
+from holdfast.stores.postgres import group, inbox, journal, leases, queries, removal
 from holdfast.stores.postgres.store import PostgresStore
-from holdfast.testing.contract.place import ME, ManualClock, new_run
+from holdfast.stores.records import Applied
+from holdfast.testing.clock import VirtualClock
+from holdfast.testing.contract.place import ME, append, applied, insert_held, new_run
 from tests.postgres_server import ServerClock, migrated_schema, portal, server_url
 
 RUNS = 1_000_000
+KEPT = 250_000
 AT_MS = 1_700_000_000_000
 CLAIM_TARGET_MS = 1.0
 
@@ -27,6 +30,16 @@ select nextval('"{schema}".run_keys'), 'run-' || n, 'suspended', 'order', 'mark-
 from generate_series(1, {runs}) as n
 """
 
+# Runs that are over, all of them for less long than they are to be kept.
+_KEEP = """
+insert into "{schema}".runs (key, id, status, workflow, fingerprint, queue, worker, tags, input_digest, epoch,
+    position, priority, parent_incarnation, parent_key, created_at_ms, updated_at_ms)
+select nextval('"{schema}".run_keys'), 'kept-' || n, 'completed', 'order', 'mark-1', 'default', null, '[]',
+    '\\x00', 1, 2, 3, 1, n, {at_ms}, {at_ms} - n
+from generate_series(1, {kept}) as n
+"""
+_UPDATES = "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where schemaname = $1 and relname = 'runs'"
+
 pytestmark = pytest.mark.slow
 
 
@@ -35,13 +48,14 @@ def schema() -> str:
     name = migrated_schema()
     ServerClock(name, AT_MS)
     fill = _FILL.format(schema=name, at_ms=AT_MS, runs=RUNS)
-    portal().execute(fill, f'analyze "{name}".runs', timeout_s=300)
+    keep = _KEEP.format(schema=name, at_ms=AT_MS, kept=KEPT)
+    portal().execute(fill, keep, f'analyze "{name}".runs', timeout_s=300)
     return name
 
 
 @asynccontextmanager
 async def opened(schema: str) -> AsyncGenerator[PostgresStore]:
-    store = PostgresStore(server_url(), schema=schema, clock=ManualClock(), hints=False)
+    store = PostgresStore(server_url(), schema=schema, clock=VirtualClock(), hints=False)
     await store.open()
     try:
         await store.register(ME)
@@ -55,20 +69,33 @@ STATEMENTS: dict[str, tuple[str, set[str]]] = {
     "bare": (journal._BARE, {"runs_pkey"}),
     "step": (journal._STEP, {"runs_pkey"}),
     "many": (journal._MANY, {"runs_pkey"}),
-    "group": (group._STATEMENT, {"runs_pkey", "workers_pkey", "inbox_pkey"}),
+    "group": (group._STATEMENT, {"runs_pkey", "workers_pkey", "inbox_pkey", "message_ids_pkey"}),
+    "stored": (group._STORED, {"runs_pkey", "message_ids_pkey"}),
     "journal": (journal._READ, {"journal_pkey"}),
     "inbox": (inbox._READ, {"inbox_pkey"}),
     "claim": (leases.claim_statement(100), {"runs_due", "runs_suspect", "runs_pkey", "workers_pkey"}),
     "claim one": (leases.CLAIM_ONE, {"runs_id_key", "runs_pkey", "workers_pkey"}),
     "held": (leases.HELD, {"runs_held"}),
+    "counts": (leases._COUNTS, {"runs_held"}),
+    "workers": (leases._WORKERS, {"workers_pkey"}),
     "release": (leases._RELEASE, {"runs_pkey"}),
     "free": (leases.FREE, {"runs_held", "runs_pkey"}),
     "orphaned": (leases._ORPHANED, {"runs_held"}),
     "renew": (leases.RENEW, {"workers_pkey"}),
     "find": (queries._FIND_RUN, {"runs_id_key"}),
+    "load": (queries._LOAD, {"snapshots_pkey", "journal_pkey", "inbox_pkey"}),
+    "pending": (inbox._PENDING, {"inbox_pkey"}),
+    "lock replaced": (removal._LOCK_REPLACED, {"runs_pkey", "workers_pkey"}),
+    "replace": (removal._REPLACE, {"runs_pkey"}),
+    "empty": (removal._EMPTY, {"journal_pkey", "inbox_pkey", "message_ids_pkey", "snapshots_pkey"}),
+    "remove": (removal._REMOVE, {"runs_pkey"}),
+    "lock parent": (removal.LOCK_PARENT, {"runs_pkey"}),
+    "lock deleted": (removal.LOCK_DELETED, {"runs_pkey"}),
+    "lock swept": (removal.LOCK_SWEPT, {"runs_swept", "runs_pkey"}),
+    "live parents": (removal.LIVE_PARENTS, {"runs_pkey"}),
     "save snapshot": (queries._SAVE_SNAPSHOT, {"runs_pkey"}),
 }
-ENTIRE = re.compile(r"Seq Scan on (runs|journal|inbox|message_ids)\b")
+ENTIRE = re.compile(r"Seq Scan on (runs|journal|inbox|message_ids|snapshots)\b")
 WALK = re.compile(r"(?:Index|Index Only) Scan(?: Backward)? using (\w+) on|Bitmap Index Scan on (\w+)")
 
 
@@ -140,3 +167,40 @@ async def test_due_runs_among_a_million_sleepers_are_found_at_once(
         assert [run.id for run in claimed.runs] == [f"due-{n}" for n in range(50)]
     with capsys.disabled():
         print(f"\nclaim of 50 beside {RUNS:,} sleepers, first call: {spent:.2f} ms")
+
+
+async def test_a_sweep_beside_many_runs_that_are_kept_finds_at_once_what_is_old(
+    schema: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with opened(schema) as store:
+        keys = [
+            outcome.key
+            for outcome in await store.commit([new_run(f"old-{n}", over="completed") for n in range(50)])
+            if isinstance(outcome, Applied)
+        ]
+        portal().execute(f'update "{schema}".runs set updated_at_ms = 1, worker = null where key >= {keys[0]}')  # noqa: S608
+        begun = time.perf_counter()
+        swept = [
+            await store.sweep("order", "completed", before_ms=AT_MS - KEPT, limit=limit) for limit in (30, 100)
+        ]
+        assert swept == [30, 20]
+        assert await store.sweep("order", "completed", before_ms=AT_MS - KEPT, limit=100) == 0
+        spent = (time.perf_counter() - begun) * 1_000
+    with capsys.disabled():
+        print(f"\nthree sweeps beside {KEPT:,} runs that are kept, first call: {spent:.2f} ms")
+
+
+async def test_a_step_writes_to_no_index_of_runs() -> None:
+    schema = migrated_schema()
+    async with opened(schema) as store:
+        key = await insert_held(store, "steps")
+        for position in range(1, 201):
+            await applied(store, append(key, position=position))
+        async with store._writes.connection() as connection:
+            await connection.execute("select pg_stat_force_next_flush()")
+            row = await connection.fetchrow(_UPDATES, schema)
+    assert row is not None
+    updates, heap_only = row
+    # A page is full now and then.
+    assert updates == 200
+    assert heap_only > 190

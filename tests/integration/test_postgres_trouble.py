@@ -23,7 +23,8 @@ from holdfast.stores.postgres import schema as schemas
 from holdfast.stores.postgres.connection import Address, Pool
 from holdfast.stores.postgres.store import PostgresStore
 from holdfast.stores.records import Applied, Fenced, Refused
-from holdfast.testing.contract.place import ME, ManualClock, append, applied, find, insert_held, new_run
+from holdfast.testing.clock import VirtualClock
+from holdfast.testing.contract.place import ME, append, applied, find, insert_held, new_run
 from tests.postgres_server import fresh_schema, migrated_schema, portal, server_url
 
 SECRET = "p4ss-w0rd"
@@ -31,7 +32,7 @@ _BLOCKED = "select pid from pg_stat_activity where wait_event_type = 'Lock' and 
 
 
 def store_at(url: str, **options: Any) -> PostgresStore:  # noqa: ANN401 - of the store
-    return PostgresStore(url, clock=ManualClock(), **{"hints": False} | options)
+    return PostgresStore(url, clock=VirtualClock(), **{"hints": False} | options)
 
 
 def as_user(name: str) -> str:
@@ -111,7 +112,7 @@ async def test_a_missing_schema_is_not_made_but_told() -> None:
     error = await failure_of(store_at(server_url(), schema=schema))
     assert isinstance(error, FormatError)
     assert "holdfast db migrate" in str(error)
-    assert await schemas.status(server_url(), schema) == schemas.FormatStatus(0, 1, 1)
+    assert await schemas.status(server_url(), schema) == schemas.FormatStatus(0, 1, 2)
 
 
 async def test_a_newer_format_is_refused_and_left_alone() -> None:
@@ -126,9 +127,9 @@ async def test_a_newer_format_is_refused_and_left_alone() -> None:
 async def test_migrating_at_once_and_again_makes_one_schema() -> None:
     schema = fresh_schema()
     done = await asyncio.gather(*[schemas.migrate(server_url(), schema) for _ in range(4)])
-    assert {status.found for status in done} == {1}
+    assert {status.found for status in done} == {2}
     assert await schemas.migrate(server_url(), schema) == done[0]
-    assert "create table" not in schemas.sql(schema, from_format=1)
+    assert "create table" not in schemas.sql(schema, from_format=2)
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "1st", 'a"b', "a" * 64, "ä"])

@@ -13,7 +13,8 @@ import pytest
 from holdfast.errors import LeaseLostError, StoreUnavailableError
 from holdfast.stores.postgres.store import PostgresStore
 from holdfast.stores.records import LeaseTimes
-from holdfast.testing.contract.place import ME, ManualClock, find, insert, insert_held, message, new_run, parked
+from holdfast.testing.clock import VirtualClock
+from holdfast.testing.contract.place import ME, find, insert, insert_held, message, new_run, parked
 from tests.postgres_server import migrated_schema, portal, postgres, server_url
 
 LEASE = LeaseTimes()
@@ -31,7 +32,7 @@ async def opened(make: Callable[[], PostgresStore]) -> AsyncGenerator[PostgresSt
 
 
 async def test_a_renewal_keeps_a_lease_alive(tmp_path: Path) -> None:
-    clock = ManualClock()
+    clock = VirtualClock()
     async with opened(postgres(tmp_path, clock)) as store:
         await store.register(ME)
         await insert_held(store, "a")
@@ -52,7 +53,7 @@ async def test_a_renewal_keeps_a_lease_alive(tmp_path: Path) -> None:
 
 
 async def test_a_renewal_reconnects_after_its_connection_was_lost(tmp_path: Path) -> None:
-    async with opened(postgres(tmp_path, ManualClock())) as store:
+    async with opened(postgres(tmp_path, VirtualClock())) as store:
         await store.register(ME)
         renewals = store.renewals()
         try:
@@ -69,7 +70,7 @@ async def test_a_renewal_reconnects_after_its_connection_was_lost(tmp_path: Path
 
 
 async def test_renewals_can_be_closed_while_one_is_under_way(tmp_path: Path) -> None:
-    async with opened(postgres(tmp_path, ManualClock())) as store:
+    async with opened(postgres(tmp_path, VirtualClock())) as store:
         await store.register(ME)
         renewals = store.renewals()
         schema = store._address.schema
@@ -97,7 +98,7 @@ async def test_renewals_can_be_closed_while_one_is_under_way(tmp_path: Path) -> 
 async def test_a_renewal_in_vain_ends_in_time() -> None:
     lease = LeaseTimes.of(1_000)
     schema = migrated_schema()
-    store = PostgresStore(server_url(), schema=schema, clock=ManualClock(), lease=lease, hints=False)
+    store = PostgresStore(server_url(), schema=schema, clock=VirtualClock(), lease=lease, hints=False)
     async with opened(lambda: store):
         await store.register(ME)
         renewals = store.renewals()
@@ -111,7 +112,7 @@ async def test_a_renewal_in_vain_ends_in_time() -> None:
 
 
 async def test_opening_frees_nobodys_runs(tmp_path: Path) -> None:
-    make = postgres(tmp_path, ManualClock())
+    make = postgres(tmp_path, VirtualClock())
     async with opened(make) as store:
         await store.register(ME)
         await insert_held(store, "a")
@@ -121,7 +122,7 @@ async def test_opening_frees_nobodys_runs(tmp_path: Path) -> None:
 
 
 async def test_a_run_held_by_nobody_known_is_freed_by_the_next_reaper(tmp_path: Path) -> None:
-    async with opened(postgres(tmp_path, ManualClock())) as store:
+    async with opened(postgres(tmp_path, VirtualClock())) as store:
         await store.register(ME)
         await insert_held(store, "lost")
         await insert_held(store, "held")
@@ -142,7 +143,7 @@ class Pair:
 
 @contextlib.asynccontextmanager
 async def pair(directory: Path) -> AsyncGenerator[Pair]:
-    make = postgres(directory, ManualClock())
+    make = postgres(directory, VirtualClock())
     sender, listener = make(), make()
     heard = asyncio.Event()
     listener.on_hint(heard.set)

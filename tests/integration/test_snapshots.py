@@ -8,7 +8,8 @@ import pytest
 
 from holdfast.codecs.entries import decode_entry
 from holdfast.codecs.snapshots import decode_run, encode_run
-from holdfast.core.run import Branch, Run, evolve
+from holdfast.core.evolve import evolve
+from holdfast.core.run import Branch, Run
 from holdfast.runtime import driver
 from holdfast.runtime.folds import fold
 from holdfast.stores.base import Store
@@ -115,7 +116,7 @@ def test_a_recovery_from_a_snapshot_gives_the_same_journal(kind: str, tmp_path: 
             store = await _opened(reopen())
             record = await store.find_run(RUN_ID)
             assert record is not None
-            snapshot = await store.find_snapshot(record.key)
+            snapshot = (await store.load([record.key]))[0].snapshot
             used += snapshot is not None and snapshot.position > 1
             await store.close()
             assert await run_once(reopen()) == OUTPUT
@@ -136,7 +137,7 @@ def test_a_snapshot_that_cannot_be_read_is_passed_over(state: bytes, tmp_path: P
         record = await store.find_run(RUN_ID)
         assert record is not None
         await store.save_snapshot(record.key, record.epoch, Snapshot(5, state))
-        assert (await fold(store, record)).position == record.position
+        assert (await fold(store, record))[0].position == record.position
         await store.close()
 
     asyncio.run(main())

@@ -105,7 +105,7 @@ def test_an_automatic_worker_takes_over_when_the_owner_closes(
 
 def test_taking_over_that_fails_is_tried_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("holdfast.stores.sqlite.store.INHERIT_MS", 20)
-    monkeypatch.setattr("holdfast.runtime.worker.UNAVAILABLE_WAIT_S", 0.02)
+    monkeypatch.setattr("holdfast.runtime.claims.UNAVAILABLE_WAIT_MS", 20)
     frees: list[int] = []
     real = leases.free_all
 

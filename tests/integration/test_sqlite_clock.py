@@ -7,13 +7,14 @@ from holdfast import AsyncEngine, Flow, Retry, task
 from holdfast.runtime.urls import store_at
 from holdfast.stores.base import Store
 from holdfast.stores.records import Append, Applied, Message, NewRun
-from holdfast.testing.contract.place import BEGIN_MS, DAY_MS, MINUTE_MS, ManualClock
+from holdfast.testing.clock import BEGIN_MS, VirtualClock
+from holdfast.testing.contract.place import DAY_MS, MINUTE_MS
 from tests.semantics.places import until_status
 
 PATIENCE_S = 10
 
 
-def make_store(directory: Path, clock: ManualClock, *, worker: bool = True) -> Store:
+def make_store(directory: Path, clock: VirtualClock, *, worker: bool = True) -> Store:
     return store_at(f"sqlite:///{directory}/runs.db", worker=worker, clock=clock)
 
 
@@ -25,7 +26,7 @@ async def stamp(store: Store, run_id: str) -> int:
     return outcome.at_ms
 
 
-async def stamped(directory: Path, clock: ManualClock, run_id: str) -> int:
+async def stamped(directory: Path, clock: VirtualClock, run_id: str) -> int:
     """The same with the file opened for it."""
     store = make_store(directory, clock)
     await store.open()
@@ -37,7 +38,7 @@ async def stamped(directory: Path, clock: ManualClock, run_id: str) -> int:
 
 def test_a_wall_clock_set_back_before_opening_does_not_turn_the_store_clock_back(tmp_path: Path) -> None:
     async def look() -> list[int]:
-        clock = ManualClock()
+        clock = VirtualClock()
         stamps = [await stamped(tmp_path, clock, "a")]
         clock.advance(10 * MINUTE_MS)
         stamps.append(await stamped(tmp_path, clock, "b"))
@@ -54,7 +55,7 @@ def test_a_wall_clock_set_back_before_opening_does_not_turn_the_store_clock_back
 
 def test_a_wall_clock_set_forward_before_opening_is_believed(tmp_path: Path) -> None:
     async def look() -> tuple[int, int]:
-        clock = ManualClock()
+        clock = VirtualClock()
         before = await stamped(tmp_path, clock, "a")
         clock.set_wall(DAY_MS)
         return before, await stamped(tmp_path, clock, "b")
@@ -65,7 +66,7 @@ def test_a_wall_clock_set_forward_before_opening_is_believed(tmp_path: Path) -> 
 
 def test_opening_again_at_once_does_not_run_the_clock_ahead(tmp_path: Path) -> None:
     async def look() -> int:
-        clock = ManualClock()
+        clock = VirtualClock()
         for n in range(20):
             last = await stamped(tmp_path, clock, f"run-{n}")
             clock.advance(10)
@@ -76,7 +77,7 @@ def test_opening_again_at_once_does_not_run_the_clock_ahead(tmp_path: Path) -> N
 
 def test_the_clock_of_an_open_store_moves_with_time_whatever_the_wall_clock_does(tmp_path: Path) -> None:
     async def look() -> None:
-        clock = ManualClock()
+        clock = VirtualClock()
         store = make_store(tmp_path, clock)
         await store.open()
         begin_ms = store.now_ms()
@@ -93,7 +94,7 @@ def test_the_clock_of_an_open_store_moves_with_time_whatever_the_wall_clock_does
 
 def test_an_owner_and_a_client_agree_on_the_time(tmp_path: Path) -> None:
     async def look() -> None:
-        clock = ManualClock()
+        clock = VirtualClock()
         owner = make_store(tmp_path, clock)
         await owner.open()
         clock.advance(MINUTE_MS)
@@ -120,7 +121,7 @@ def test_a_timer_that_is_due_when_the_file_is_opened_again_fires(tmp_path: Path)
     flow = Flow("flaky").then(flaky)
 
     async def drive() -> None:
-        clock = ManualClock()
+        clock = VirtualClock()
         async with AsyncEngine(store=make_store(tmp_path, clock), workflows=[flow]) as engine:
             await until_status(await engine.start(flow, id="order-1"), "suspended")
         clock.advance(50 * MINUTE_MS)
@@ -146,7 +147,7 @@ def test_a_run_started_by_a_client_whose_wall_clock_is_ahead_is_driven_at_once(t
     """After a machine slept, clocks of processes that slept with it are behind the wall clock."""
 
     async def drive() -> int:
-        ahead, behind = ManualClock(), ManualClock()
+        ahead, behind = VirtualClock(), VirtualClock()
         ahead.set_wall(DAY_MS)
         owning = AsyncEngine(store=make_store(tmp_path, behind), workflows=[INC])
         asking = AsyncEngine(store=make_store(tmp_path, ahead, worker=False), workflows=[INC])
@@ -160,7 +161,7 @@ def test_a_run_started_by_a_client_whose_wall_clock_is_ahead_is_driven_at_once(t
 
 def test_a_message_of_a_client_whose_wall_clock_is_ahead_wakes_at_once(tmp_path: Path) -> None:
     async def look() -> list[str]:
-        ahead, behind = ManualClock(), ManualClock()
+        ahead, behind = VirtualClock(), VirtualClock()
         ahead.set_wall(DAY_MS)
         owner, client = make_store(tmp_path, behind), make_store(tmp_path, ahead, worker=False)
         await owner.open()

@@ -19,6 +19,7 @@ from holdfast.stores.sqlite.store import SqliteStore
 
 MODES = [True, "auto", False]
 PAGE_BYTES = 4_096
+FORMAT = 2
 
 
 async def inc(x: int) -> int:
@@ -60,7 +61,7 @@ def make_ours(path: Path, *, journal: str = "wal") -> None:
 
 def make_newer(path: Path) -> None:
     make_ours(path)
-    set_version(path, 2)
+    set_version(path, FORMAT + 1)
 
 
 def make_newer_in_another_journal_mode(path: Path) -> None:
@@ -95,8 +96,8 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a header": (lambda path: path.write_bytes(b"SQLite format 3\x00"), "no SQLite database"),
     "foreign": (make_foreign, "another program"),
     "foreign, wal": (make_foreign_in_wal_mode, "another program"),
-    "newer": (make_newer, "format 2, this version knows up to 1"),
-    "newer, no wal": (make_newer_in_another_journal_mode, "format 999, this version knows up to 1"),
+    "newer": (make_newer, f"format {FORMAT + 1}, this version knows up to {FORMAT}"),
+    "newer, no wal": (make_newer_in_another_journal_mode, f"format 999, this version knows up to {FORMAT}"),
 }
 
 
@@ -122,7 +123,7 @@ def test_an_empty_file_becomes_ours(tmp_path: Path) -> None:
     open_and_close(path)
     connection = sqlite3.connect(path)
     assert connection.execute("pragma application_id").fetchone() == (0x484F4C44,)
-    assert connection.execute("pragma user_version").fetchone() == (1,)
+    assert connection.execute("pragma user_version").fetchone() == (FORMAT,)
     connection.close()
 
 

@@ -17,7 +17,7 @@ import pytest
 from holdfast import AsyncEngine, AsyncHandle, Flow, Retry, WorkflowError, get_task_context, task
 from holdfast.errors import TaskError
 from holdfast.runtime.urls import store_at
-from holdfast.testing.contract.place import ManualClock
+from holdfast.testing.clock import VirtualClock
 from tests.semantics.places import until_status
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format1.db"
@@ -65,13 +65,13 @@ INPUTS = {
 }
 
 
-def engine_at(path: Path, clock: ManualClock) -> AsyncEngine:
+def engine_at(path: Path, clock: VirtualClock) -> AsyncEngine:
     return AsyncEngine(store=store_at(f"sqlite:///{path}", worker=True, clock=clock), workflows=[ORDER])
 
 
 async def build(path: Path) -> None:
     """Make the golden database, as it was made once."""
-    clock = ManualClock()
+    clock = VirtualClock()
     async with engine_at(path, clock) as engine:
         for run_id, value in INPUTS.items():
             handle = await engine.start(ORDER, value, id=run_id)
@@ -96,6 +96,13 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any part of an entry
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return value
+
+
+def as_then(now: Any, then: Any) -> Any:  # noqa: ANN401 - any part of an entry
+    """What is read now, without the empty fields that entries have got since `then`."""
+    if not isinstance(now, list) or not isinstance(then, list) or any(now[len(then) :]):
+        return now
+    return [as_then(mine, old) for mine, old in zip(now, then, strict=False)]
 
 
 EXPECTED: dict[str, list[list[Any]]] = json.loads(
@@ -140,9 +147,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "runs.db"
 
 
-def later(ms: int) -> ManualClock:
+def later(ms: int) -> VirtualClock:
     """The clock on which the file was made, so much later."""
-    clock = ManualClock()
+    clock = VirtualClock()
     clock.advance(ms)
     return clock
 
@@ -152,7 +159,8 @@ def test_every_journal_reads_as_it_was_written(path: Path) -> None:
         async with engine_at(path, later(60_000)) as engine:
             return {run_id: await journal_of(await engine.get(run_id)) for run_id in INPUTS}
 
-    assert asyncio.run(read()) == {run_id: EXPECTED[run_id] for run_id in INPUTS}
+    for run_id, rows in asyncio.run(read()).items():
+        assert as_then(rows, EXPECTED[run_id]) == EXPECTED[run_id]
 
 
 def test_runs_that_are_over_give_their_outcome(path: Path) -> None:
@@ -183,7 +191,7 @@ def test_lists_and_statuses_are_told(path: Path) -> None:
                 ("completed", "completed"),
             ]
             status = await (await engine.get("suspended")).status()
-            assert [wait.reason for wait in status.waiting] == ["retry", "join"]
+            assert [wait.reason for wait in status.waiting] == ["backoff", "join"]
             assert status.branches["charge"].attempt == 2
 
     asyncio.run(read())
@@ -197,7 +205,8 @@ def test_a_run_in_backoff_waits_and_then_goes_on_to_its_end(path: Path) -> None:
             assert (await handle.status()).status == "suspended"
             clock.advance(HOUR_MS)
             assert await handle.result(10) == "shipped for 7 EUR"
-            assert await journal_of(handle) == EXPECTED["suspended"] + EXPECTED["suspended, continued"]
+            expected = EXPECTED["suspended"] + EXPECTED["suspended, continued"]
+            assert as_then(await journal_of(handle), expected) == expected
 
     asyncio.run(drive())
 

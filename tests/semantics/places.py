@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ class ShiftedClock:
 
     def __init__(self) -> None:
         self._ahead_ms = 0
+        self._timers: set[ShiftedTimer] = set()
 
     def monotonic_ms(self) -> float:
         return time.monotonic() * 1_000 + self._ahead_ms
@@ -38,8 +40,49 @@ class ShiftedClock:
     def wall_ms(self) -> int:
         return int(time.time() * 1_000) + self._ahead_ms
 
+    def call_later(self, delay_ms: float, fn: Callable[[], object]) -> "ShiftedTimer":
+        timer = ShiftedTimer(self, delay_ms, fn, self._timers)
+        self._timers.add(timer)
+        return timer
+
     def advance(self, ms: int) -> None:
         self._ahead_ms += ms
+        for timer in list(self._timers):
+            if not timer.loop.is_closed():
+                timer.loop.call_soon_threadsafe(timer.wait)
+
+
+class ShiftedTimer:
+    """Waits for what is left, and less when the clock is put forward."""
+
+    def __init__(
+        self, clock: ShiftedClock, delay_ms: float, fn: Callable[[], object], timers: "set[ShiftedTimer]"
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._due_ms = clock.monotonic_ms() + delay_ms
+        self._fn = fn
+        self._timers = timers
+        self._handle: asyncio.TimerHandle | None = None
+        self._is_over = False
+        self.wait()
+
+    def wait(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        if not self._is_over:
+            left_ms = max(self._due_ms - self._clock.monotonic_ms(), 0)
+            self._handle = self.loop.call_later(left_ms / 1_000, self._call)
+
+    def _call(self) -> None:
+        self.cancel()
+        self._fn()
+
+    def cancel(self) -> None:
+        self._is_over = True
+        self._timers.discard(self)
+        if self._handle is not None:
+            self._handle.cancel()
 
 
 Make = Callable[[], Store]
@@ -71,10 +114,15 @@ class ClientAndWorker(AsyncEngine):
     """An engine that drives nothing, and one beside it that drives everything."""
 
     def __init__(
-        self, driving: Store, asking: Store, workflows: tuple[Definable, ...], options: dict[str, Any]
+        self,
+        driving: Store,
+        asking: Store,
+        clock: Clock,
+        workflows: tuple[Definable, ...],
+        options: dict[str, Any],
     ) -> None:
-        super().__init__(store=asking, workflows=workflows)
-        self.beside = AsyncEngine(store=driving, workflows=workflows, **options)
+        super().__init__(store=asking, clock=clock, workflows=workflows)
+        self.beside = AsyncEngine(store=driving, clock=clock, workflows=workflows, **options)
 
     async def __aenter__(self) -> Self:
         await self.beside.__aenter__()
@@ -108,11 +156,14 @@ class Place:
         if self.kind.endswith(BY_A_WORKER) and "store" not in options:
             driving = self.store()
             asking = client_of(driving, self.directory, self.clock)
-            return ClientAndWorker(driving, asking, workflows, options)
-        return AsyncEngine(**({"store": self.store(), "workflows": workflows} | options))
+            return ClientAndWorker(driving, asking, self.clock, workflows, options)
+        return AsyncEngine(**(self._given(workflows) | options))
 
     def blocking(self, *workflows: Definable, **options: Any) -> Engine:  # noqa: ANN401 - options of any type
-        return Engine(**({"store": self.store(), "workflows": workflows} | options))
+        return Engine(**(self._given(workflows) | options))
+
+    def _given(self, workflows: tuple[Definable, ...]) -> dict[str, Any]:
+        return {"store": self.store(), "workflows": workflows, "clock": self.clock}
 
     def change_entry(self, run_id: str, position: int, change: Callable[[bytes], bytes]) -> None:
         """Change a stored entry while nobody has the place open."""
@@ -171,9 +222,40 @@ async def kinds(handle: AsyncHandle) -> list[str]:
     return [type(entry).__name__ for entry in await entries(handle)]
 
 
+def ms(moment: datetime | None) -> int:
+    """A moment in store time."""
+    assert moment is not None
+    return round(moment.timestamp() * 1_000)
+
+
+async def stamps(handle: AsyncHandle) -> dict[str, int]:
+    """When the last entry of each kind was recorded, in ms of the store's clock."""
+    return {entry.kind: ms(entry.at) for entry in await handle.journal()}
+
+
+async def until_parked(engine: AsyncEngine, run_id: str) -> None:
+    """Wait until the run has been driven, and nobody holds it any more."""
+
+    async def is_parked() -> bool:
+        found = await row(engine, run_id)
+        return found.worker is None and found.status not in {"pending", "running"}
+
+    await until(is_parked)
+
+
 async def until_status(handle: AsyncHandle, status: str) -> None:
     async def has_it() -> bool:
         return (await handle.status()).status == status
+
+    await until(has_it)
+
+
+async def until_branch(handle: AsyncHandle, branch: str, status: str) -> None:
+    """Wait until a branch has a status."""
+
+    async def has_it() -> bool:
+        found = (await handle.status()).branches.get(branch)
+        return found is not None and found.status == status
 
     await until(has_it)
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from holdfast import AsyncEngine, Flow, Retry, task
+from holdfast import Flow, Retry, task
 from holdfast.core.entries import RetryScheduled
 from holdfast.errors import TaskError
 from holdfast.runtime.limits import LINGER_MS
-from tests.semantics.places import Place, entries, kinds, row, until, until_status
+from tests.semantics.places import Place, entries, kinds, row, until, until_parked, until_status
 
 HOUR_MS = 3_600_000
 
@@ -38,20 +38,13 @@ async def test_a_long_backoff_gives_the_run_back(place: Place) -> None:
     async with place.engine(flow) as engine:
         handle = await engine.start(flow, "a", id="order-1")
         await until_status(handle, "suspended")
-        await until_given_back(engine, handle.id)
+        await until_parked(engine, handle.id)
         stored = await row(engine, "order-1")
         (last,) = [entry for entry in await handle.journal() if entry.kind == "RetryScheduled"]
         assert isinstance(last.entry, RetryScheduled)
         assert stored.due_at_ms == round(last.at.timestamp() * 1_000) + HOUR_MS
         assert (stored.worker, stored.status, stored.recoveries) == (None, "suspended", 0)
         assert calls == ["a"]
-
-
-async def until_given_back(engine: AsyncEngine, run_id: str) -> None:
-    async def given_back() -> bool:
-        return (await row(engine, run_id)).worker is None
-
-    await until(given_back)
 
 
 @pytest.mark.parametrize(("longer_ms", "is_held"), [(1, False), (-300, True)])
@@ -131,7 +124,7 @@ async def test_attempts_and_due_time_go_on_in_the_next_engine(place: Place) -> N
             status = await handle.status()
             assert (status.status, status.branches["main"].attempt) == ("suspended", attempt)
             (wait,) = status.waiting
-            assert (wait.reason, wait.branch, wait.step) == ("retry", "main", "flaky")
+            assert (wait.reason, wait.branch, wait.step) == ("backoff", "main", "flaky")
             assert len(calls) == attempt - 1
         place.clock.advance(61_000)
         async with place.engine(flow) as engine:

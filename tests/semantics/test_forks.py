@@ -176,7 +176,7 @@ async def test_a_branch_waits_at_the_join_without_holding_a_worker(place: Place)
         assert (await row(engine, "order-1")).worker is None
         status = await (await engine.get("order-1")).status()
         assert [(wait.reason, wait.branch) for wait in status.waiting] == [
-            ("retry", "flaky"),
+            ("backoff", "flaky"),
             ("join", "main-3"),
         ]
     place.clock.advance(HOUR_MS + 1_000)

@@ -11,7 +11,7 @@ from holdfast.errors import StoreUnavailableError
 from holdfast.runtime.clock import SystemClock
 from holdfast.stores.base import Store
 from holdfast.stores.memory import MemoryStore
-from holdfast.stores.records import Claimed, JournalRow, Member
+from holdfast.stores.records import Claimed, Member, Stored
 from holdfast.testing.faults import Fault, FaultyStore
 from tests.semantics.places import Place, kinds, row, store_of, until
 
@@ -107,11 +107,11 @@ class UnreadableStore(MemoryStore):
         self.is_readable = True
         self.refusals = 0
 
-    async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
+    async def load(self, keys: Sequence[int]) -> list[Stored]:
         if not self.is_readable:
             self.refusals += 1
             raise StoreUnavailableError(store=self.url, reason="the disk is away")
-        return await super().read_journal(key, after=after)
+        return await super().load(keys)
 
 
 async def given_back(store: Store, flow: Flow, *run_ids: str) -> None:
@@ -136,7 +136,7 @@ def held_up() -> tuple[Flow, asyncio.Event]:
 async def test_a_journal_that_cannot_be_read_now_is_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 27."""
     monkeypatch.setattr("holdfast.runtime.worker.GRACE_MS", 1)
-    monkeypatch.setattr("holdfast.runtime.worker.UNAVAILABLE_WAIT_S", 0.01)
+    monkeypatch.setattr("holdfast.runtime.claims.UNAVAILABLE_WAIT_MS", 10)
     store = UnreadableStore()
     flow, is_open = held_up()
     ids = [f"order-{n}" for n in range(3)]
@@ -223,10 +223,10 @@ class LateJournal(UnreadableStore):
         self.asked = asyncio.Event()
         self.answers = asyncio.Event()
 
-    async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
+    async def load(self, keys: Sequence[int]) -> list[Stored]:
         self.asked.set()
         await self.answers.wait()
-        return await super().read_journal(key, after=after)
+        return await super().load(keys)
 
 
 async def test_runs_whose_journals_are_being_read_while_the_engine_closes_are_given_back(

@@ -8,7 +8,7 @@ from holdfast.errors import RunBlockedError
 from holdfast.runtime.starts import Start
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.records import QUARANTINE_AT, LeaseTimes
-from holdfast.testing.contract.place import ManualClock
+from holdfast.testing.contract.place import VirtualClock
 from tests.semantics.places import PATIENCE_S
 
 
@@ -21,7 +21,7 @@ FLOW = Flow("order").then(body)
 
 async def killed_its_workers(times: int) -> MemoryStore:
     """A store with a run that so many workers have taken and died of."""
-    clock, lease = ManualClock(), LeaseTimes()
+    clock, lease = VirtualClock(), LeaseTimes()
     store = MemoryStore(clock, lease=lease)
     await store.commit([Start("poison", FLOW.build(durable=True), codec.encode(1)).new_run(None)])
     for number in range(times):

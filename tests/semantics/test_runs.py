@@ -200,7 +200,7 @@ async def test_waiting_for_a_retry_is_told_with_its_due_time(place: Place) -> No
         handle = await engine.start(flow)
         await until_status(handle, "suspended")
         (wait,) = (await handle.status()).waiting
-        assert (wait.branch, wait.step, wait.reason) == ("main", "busy", "retry")
+        assert (wait.branch, wait.step, wait.reason) == ("main", "busy", "backoff")
         assert "try later" in wait.detail
         (retry,) = [entry for entry in await handle.journal() if entry.kind == "RetryScheduled"]
         assert wait.due_at == retry.at + timedelta(hours=1)

@@ -1,15 +1,19 @@
-"""Row 24: time-outs of attempts. Async bodies are cancelled, sync ones are abandoned."""
+"""Row 24: time-outs of attempts. Async bodies are cancelled, sync ones are abandoned, processes are killed."""
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from holdfast import Flow, Retry, task
+from holdfast import Flow, Retry, get_task_context, task
+from holdfast.core.entries import RetryScheduled
 from holdfast.errors import TaskError
-from tests.semantics.places import Place, kinds, until
+from tests import process_bodies as bodies
+from tests.semantics.places import Place, entries, kinds, until
 
 
 @pytest.fixture
@@ -226,3 +230,137 @@ async def test_a_closing_engine_does_not_wait_for_an_abandoned_body(
     with pytest.raises(TaskError, match="timeout"):
         await place.run(Flow("order").then(slow))
     assert not stuck.is_set()
+
+
+async def test_a_sync_body_may_ask_whether_its_time_is_up(place: Place, stuck: threading.Event) -> None:
+    """Rows 24 and 46."""
+    ended = threading.Event()
+
+    @task(timeout="30ms")
+    def slow() -> str:
+        context = get_task_context()
+        assert context is not None
+        while not context.cancelled and not stuck.wait(0.001):
+            pass
+        ended.set()
+        return "too late"
+
+    flow = Flow("order").then(slow)
+    async with place.engine(flow) as engine:
+        handle = await engine.start(flow)
+        with pytest.raises(TaskError, match="timeout"):
+            await handle.result()
+        await until(ended.is_set)
+        assert not stuck.is_set()
+        assert await kinds(handle) == ["RunStarted", "RunFailed"]
+
+
+async def test_a_sync_body_may_ask_whether_its_run_was_given_back(
+    place: Place, stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 46 and 53."""
+    monkeypatch.setattr("holdfast.runtime.worker.GRACE_MS", 30)
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        context = get_task_context()
+        assert context is not None
+        begun.set()
+        while not context.cancelled and not stuck.wait(0.001):
+            pass
+        ended.set()
+
+    flow = Flow("order").then(slow)
+    async with place.engine(flow) as engine:
+        await engine.start(flow)
+        await until(begun.is_set)
+    await until(ended.is_set)
+    assert not stuck.is_set()
+
+
+# processes
+
+PATIENCE_S = 30
+
+
+async def test_a_process_is_killed_when_its_time_is_up(place: Place, tmp_path: Path) -> None:
+    """Row 24: what it would have done later does not happen."""
+    flow = Flow("order").then(task("hang", executor="process", timeout="100ms")(bodies.hang))
+    async with place.engine(flow) as engine:
+        handle = await engine.start(flow, str(tmp_path))
+        with pytest.raises(TaskError, match="timeout"):
+            await handle.result(PATIENCE_S)
+        await until(lambda: bodies.is_gone(bodies.told(tmp_path, "begun")))
+        (tmp_path / "go").touch()
+        assert await kinds(handle) == ["RunStarted", "RunFailed"]
+    assert not (tmp_path / "effect").exists()
+
+
+async def test_a_body_in_a_process_is_tried_again(place: Place, tmp_path: Path) -> None:
+    """Rows 23 and 24."""
+    retry = Retry(error_equals=("timeout",), base_delay=0, max_retries=1)
+    flow = Flow("order").then(task("hang", executor="process", timeout="500ms", retry=retry)(bodies.hang_once))
+    async with place.engine(flow) as engine:
+        handle = await engine.start(flow, str(tmp_path))
+        assert await handle.result(PATIENCE_S) == "second"
+        assert await kinds(handle) == ["RunStarted", "RetryScheduled", "StepCompleted", "RunCompleted"]
+
+
+async def test_a_process_that_dies_is_tried_again(place: Place, tmp_path: Path) -> None:
+    """Rows 22 and 24."""
+    retry = Retry(error_equals=("process_died",), base_delay=0, max_retries=1)
+    flow = Flow("order").then(task("leave", executor="process", retry=retry)(bodies.leave_once))
+    async with place.engine(flow) as engine:
+        handle = await engine.start(flow, str(tmp_path))
+        assert await handle.result(PATIENCE_S) != bodies.told(tmp_path, "first")
+        (scheduled,) = [entry for entry in await entries(handle) if isinstance(entry, RetryScheduled)]
+        assert scheduled.failure.message == "the process of the body was ended by SIGTERM"
+
+
+async def test_a_process_is_killed_when_its_run_has_failed(place: Place, tmp_path: Path) -> None:
+    """Rows 20 and 24."""
+
+    async def fail(directory: str) -> None:
+        await until((Path(directory) / "begun").exists)
+        raise ValueError("enough")
+
+    hang = task("hang", executor="process")(bodies.hang)
+    flow = Flow("order").then(str).fork().branch(hang).branch(fail).join(len)
+    async with place.engine(flow) as engine:
+        handle = await engine.start(flow, str(tmp_path))
+        with pytest.raises(TaskError, match="enough"):
+            await handle.result(PATIENCE_S)
+        await until(lambda: bodies.is_gone(bodies.told(tmp_path, "begun")))
+        (tmp_path / "go").touch()
+    assert not (tmp_path / "effect").exists()
+
+
+async def test_a_process_is_killed_when_its_run_is_given_back(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 24 and 53."""
+    monkeypatch.setattr("holdfast.runtime.worker.GRACE_MS", 30)
+    flow = Flow("order").then(task("hang", executor="process")(bodies.hang))
+    async with place.engine(flow) as engine:
+        await engine.start(flow, str(tmp_path), id="order-1")
+        await until((tmp_path / "begun").exists)
+    await until(lambda: bodies.is_gone(bodies.told(tmp_path, "begun")))
+    assert not (tmp_path / "effect").exists()
+
+
+async def test_a_body_in_a_process_has_its_context(place: Place) -> None:
+    """Row 46."""
+    flow = Flow("order", metadata={"team": "sales"}).then(task("look", executor="process")(bodies.look))
+    async with place.engine(flow) as engine:
+        seen = await (await engine.start(flow, id="order-1")).result(PATIENCE_S)
+    assert (seen["run_id"], seen["step"], seen["attempt"]) == ("order-1", "look", 1)
+    assert (seen["idempotency_key"], seen["metadata"]) == ("order-1/1/main/look/1", {"team": "sales"})
+
+
+def test_a_blocking_engine_has_processes_too(place: Place) -> None:
+    """Row 24."""
+    flow = Flow("order").then(task("pid", executor="process")(bodies.pid))
+    with place.blocking(flow) as engine:
+        pid = engine.start(flow).result(PATIENCE_S)
+        assert pid != os.getpid()
+    assert bodies.is_gone(pid)

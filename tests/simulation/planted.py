@@ -7,14 +7,15 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from holdfast.core.effects import ArmTimer
-from holdfast.core.entries import Entry
-from holdfast.core.header import Header
+from holdfast.core.effects import ArmTimer, StartAttempt
 from holdfast.core.run import Run
 from holdfast.errors import StoreUnavailableError
 from holdfast.runtime.bindings import BoundWorkflow
+from holdfast.runtime.claims import Claims
 from holdfast.runtime.driver import Driver
+from holdfast.runtime.inbox import Inbox
 from holdfast.runtime.leases import Identity, Lease
+from holdfast.runtime.timers import Timers
 from holdfast.runtime.worker import Worker
 from holdfast.stores import memory
 from holdfast.stores.group_commit import GroupCommit
@@ -114,7 +115,7 @@ def repeat_at_fresh_position(monkeypatch: pytest.MonkeyPatch) -> None:
     real = GroupCommit._write_once
     failed: set[tuple[int, int]] = set()
 
-    async def write_once(group: GroupCommit, members: Sequence[Member]) -> list[Outcome]:
+    async def write_once(group: GroupCommit, members: Sequence[Member], life: int) -> list[Outcome]:
         fresh: list[Member] = []
         for member in members:
             if isinstance(member, Append) and (member.key, member.position) in failed:
@@ -123,7 +124,7 @@ def repeat_at_fresh_position(monkeypatch: pytest.MonkeyPatch) -> None:
             else:
                 fresh.append(member)
         try:
-            return await real(group, fresh)
+            return await real(group, fresh, life)
         except StoreUnavailableError:
             failed.update((m.key, m.position) for m in members if isinstance(m, Append))
             raise
@@ -135,9 +136,9 @@ def unknown_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that failed is given up, and decided anew by whoever comes next."""
     real = GroupCommit._write_once
 
-    async def write_once(group: GroupCommit, members: Sequence[Member]) -> list[Outcome]:
+    async def write_once(group: GroupCommit, members: Sequence[Member], life: int) -> list[Outcome]:
         try:
-            return await real(group, members)
+            return await real(group, members, life)
         except StoreUnavailableError:
             return [Fenced() for _ in members]
 
@@ -147,9 +148,9 @@ def unknown_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
 def unknown_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     real = GroupCommit._write_once
 
-    async def write_once(group: GroupCommit, members: Sequence[Member]) -> list[Outcome]:
+    async def write_once(group: GroupCommit, members: Sequence[Member], life: int) -> list[Outcome]:
         try:
-            return await real(group, members)
+            return await real(group, members, life)
         except StoreUnavailableError:
             return [Applied(group._store.now_ms(), m.key if isinstance(m, Append) else 1) for m in members]
 
@@ -228,39 +229,39 @@ def same_name_after_a_lapse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def arm(driver: Driver, effect: ArmTimer) -> None:
-        driver._timers[effect.then.branch] = driver._loop.call_later(0.01, fire, driver, effect)
+    def arm(timers: Timers, effect: ArmTimer) -> None:
+        if isinstance(effect.then, StartAttempt):
+            timers._host.call_later(10, lambda: timers._fire(effect))
+        else:
+            real(timers, effect)
 
-    def fire(driver: Driver, effect: ArmTimer) -> None:
-        del driver._timers[effect.then.branch]
-        driver.begin(effect.then)
-
-    monkeypatch.setattr(Driver, "_arm", arm)
+    real = Timers.arm
+    monkeypatch.setattr(Timers, "arm", arm)
 
 
 def act_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[[Driver, list[Entry], Header], None] = Driver._submit
+    real: Callable[..., None] = Driver._submit
 
-    def act_first(driver: Driver, entries: list[Entry], header: Header) -> None:
-        real(driver, entries, header)
+    def act_first(driver: Driver, *args: Any) -> None:  # noqa: ANN401 - whatever it is called with
+        real(driver, *args)
         driver._committed(Applied(driver._host.now_ms(), driver.record.key))
 
     monkeypatch.setattr(Driver, "_submit", act_first)
 
 
 def forget_unknown_claims(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def forget(worker: Worker) -> None:
-        worker._is_unsure = False
+    async def forget(claims: Claims) -> None:
+        claims.is_unsure = False
 
-    monkeypatch.setattr(Worker, "_find_what_is_held", forget)
+    monkeypatch.setattr(Claims, "_find_what_is_held", forget)
 
 
 def adopt_whatever_was_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also under a name that has lapsed meanwhile, and not if an older epoch of the run is still driven."""
 
-    def adopt(worker: Worker, record: RunRecord, run: Run, bound: BoundWorkflow) -> None:
+    def adopt(worker: Worker, record: RunRecord, run: Run, bound: BoundWorkflow, inbox: Inbox) -> None:
         if record.id not in worker._drivers:
-            driver = Driver(worker, record, run, bound)
+            driver = Driver(worker, record, run, bound, inbox)
             worker._drivers[record.id] = driver
             driver.start()
 
@@ -270,15 +271,16 @@ def adopt_whatever_was_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
 def retry_while_giving_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A retry that becomes due while the commit that gives the run back is under way."""
 
+    real = Driver._fire
+
     def fire(driver: Driver, effect: ArmTimer) -> None:
-        if driver._host.now_ms() < effect.due_at_ms:
-            driver._arm(effect)
-            return
-        del driver._timers[effect.then.branch]
-        if driver._occupies:
-            driver.begin(effect.then)
+        then = effect.then
+        if not isinstance(then, StartAttempt):
+            real(driver, effect)
+        elif driver._occupies:
+            driver.begin(then)
         else:
-            driver._host.begin_when_free(driver, effect.then)
+            driver._host.begin_when_free(driver, then)
 
     monkeypatch.setattr(Driver, "_fire", fire)
 

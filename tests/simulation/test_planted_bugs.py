@@ -6,9 +6,12 @@ import pytest
 
 from holdfast.testing.simulator.simulate import simulate
 from holdfast.testing.simulator.world import Faults
-from tests.simulation.planted import FOCUS, PLANTS, Plant
+from tests.simulation import planted, planted_waiting
+from tests.simulation.planted import Plant
 
-SEEDS_MAX = 400
+SEEDS_MAX = 1_000
+PLANTS = planted.PLANTS + planted_waiting.PLANTS
+FOCUS = {**planted.FOCUS, **planted_waiting.FOCUS}
 
 
 def is_red(seed: int, faults: Faults | None) -> bool:
@@ -24,6 +27,6 @@ def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -
     assert any(is_red(seed, FOCUS.get(plant)) for seed in range(SEEDS_MAX))
 
 
-@pytest.mark.parametrize("faults", [None, *FOCUS.values()])
+@pytest.mark.parametrize("faults", list(dict.fromkeys([None, *FOCUS.values()])))
 def test_without_a_bug_the_same_seeds_are_green(faults: Faults | None) -> None:
     assert [seed for seed in range(100) if is_red(seed, faults)] == []

@@ -19,6 +19,8 @@ from holdfast.definition.task import Task, task
 from holdfast.errors import MAKE_IT_FIT, CodecError, WorkflowError
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.bindings import BoundStep
+from holdfast.runtime.clock import SystemClock
+from holdfast.runtime.context import CURRENT, RunFacts, TaskContext, get_task_context
 from holdfast.runtime.executors import DaemonThreads
 from holdfast.runtime.limits import CAUSES_MAX, TRACEBACK_CHARACTERS_MAX
 
@@ -46,7 +48,7 @@ def with_attempts(body: Callable[[Attempts], Coroutine[Any, Any, Outcome]]) -> O
     async def main() -> Outcome:
         threads = DaemonThreads(2, name="body")
         try:
-            return await body(Attempts(threads=threads, chance=HalfChance()))
+            return await body(Attempts(threads=threads, chance=HalfChance(), clock=SystemClock()))
         finally:
             threads.close()
 
@@ -543,6 +545,112 @@ def test_one_task_may_time_out_again_and_again(target: Callable[[object], object
     assert event.failure.type == "timeout"
 
 
+class HandClock(SystemClock):
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.timers: list[tuple[float, Callable[[], object]]] = []
+
+    def call_later(self, delay_ms: float, fn: Callable[[], object]) -> asyncio.TimerHandle:
+        self.timers.append((delay_ms, fn))
+        return super().call_later(3_600_000, fn)
+
+
+@pytest.mark.parametrize("target", [hang, lambda _: threading.Event().wait(0.05)], ids=["async", "sync"])
+def test_time_is_that_of_the_engine(target: Callable[[object], object]) -> None:
+    """Row 24: so a test may let an hour pass."""
+
+    async def main() -> Outcome:
+        clock = HandClock()
+        attempts = Attempts(threads=DaemonThreads(2, name="body"), chance=HalfChance(), clock=clock)
+        made = asyncio.ensure_future(attempts.make(EFFECT, bound(target, 3_600), b"json.1:1"))
+        async with asyncio.timeout(PATIENCE_S):
+            while not clock.timers:  # noqa: ASYNC110 - a thread sets no event of the loop
+                await asyncio.sleep(0)
+        ((delay_ms, fn),) = clock.timers
+        assert delay_ms == 3_600_000
+        fn()
+        attempts.close()
+        return await made
+
+    event = asyncio.run(main())
+    assert isinstance(event, AttemptFailed)
+    assert event.failure.message == "the attempt was not done after 3600 s"
+
+
+# being told to stop
+
+
+class Watching:
+    """A sync body that looks whether it was told to stop until it was."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self, _: object) -> str:
+        context = get_task_context()
+        assert context is not None
+        self.begun.set()
+        while not context.cancelled and not self.ended.wait(0.001):
+            pass
+        self.ended.set()
+        return "late"
+
+
+def in_context(facts: RunFacts) -> TaskContext:
+    context = TaskContext(facts, EFFECT)
+    CURRENT.set(context)
+    return context
+
+
+def test_a_sync_body_sees_that_its_time_is_up() -> None:
+    body = Watching()
+
+    async def time_out(attempts: Attempts) -> Outcome:
+        facts = RunFacts("r", 1, "w", {})
+        in_context(facts)
+        event = await attempts.make(EFFECT, bound(body, SOON_S), b"json.1:1")
+        assert await asyncio.to_thread(body.ended.wait, PATIENCE_S)
+        assert not facts.is_stopped, "the run goes on"
+        assert not in_context(facts).cancelled, "and so does its next attempt"
+        return event
+
+    event = with_attempts(time_out)
+    assert isinstance(event, AttemptFailed)
+    assert event.failure.type == "timeout", "its late result is refused"
+
+
+@pytest.mark.parametrize("timeout", [None, PATIENCE_S], ids=["free", "timed"])
+def test_a_sync_body_sees_that_its_attempt_was_cancelled(timeout: float | None) -> None:
+    body = Watching()
+
+    async def cancel(attempts: Attempts) -> Outcome:
+        in_context(RunFacts("r", 1, "w", {}))
+        made = asyncio.ensure_future(attempts.make(EFFECT, bound(body, timeout), b"json.1:1"))
+        await asyncio.to_thread(body.begun.wait, PATIENCE_S)
+        made.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await made
+        assert await asyncio.to_thread(body.ended.wait, PATIENCE_S)
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        with_attempts(cancel)
+
+
+def test_a_sync_body_sees_that_its_run_was_dropped() -> None:
+    body, facts = Watching(), RunFacts("r", 1, "w", {})
+
+    async def drop(attempts: Attempts) -> Outcome:
+        in_context(facts)
+        made = asyncio.ensure_future(attempts.make(EFFECT, bound(body), b"json.1:1"))
+        await asyncio.to_thread(body.begun.wait, PATIENCE_S)
+        facts.is_stopped = True
+        return await made
+
+    assert isinstance(with_attempts(drop), AttemptSucceeded)
+
+
 # cancellation
 
 
@@ -633,6 +741,7 @@ def test_cancelling_an_attempt_that_is_timing_out_is_a_cancellation() -> None:
 
 def test_a_step_knows_how_it_is_called() -> None:
     step = BoundStep("charge", Task(inc_later, name="inc", timeout_ms=1_500))
-    assert (step.name, step.is_async, step.timeout_s) == ("charge", True, 1.5)
-    assert bound(inc).timeout_s is None
+    assert (step.name, step.is_async, step.timeout_ms) == ("charge", True, 1_500)
+    assert bound(inc).timeout_ms is None
     assert not bound(inc).is_async
+    assert bound(inc).importable is None

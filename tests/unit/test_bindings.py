@@ -9,7 +9,9 @@ import pytest
 from holdfast.core.decide import decide
 from holdfast.core.effects import StartAttempt
 from holdfast.core.events import AttemptSucceeded, StartRequested
-from holdfast.core.run import Run, evolve, owed
+from holdfast.core.evolve import evolve
+from holdfast.core.owed import owed
+from holdfast.core.run import Run
 from holdfast.definition.flow import Flow
 from holdfast.definition.step import Edge, Join, Step
 from holdfast.definition.workflow import Workflow

@@ -31,6 +31,17 @@ def test_a_context_is_the_one_of_this_attempt() -> None:
     CURRENT.reset(token)
 
 
+def test_an_attempt_is_told_to_stop_alone_or_with_its_run() -> None:
+    """Row 46."""
+    facts = RunFacts("order-42", 1, "order", {})
+    first, second = (TaskContext(facts, StartAttempt("main", "a", 1, attempt)) for attempt in (1, 2))
+    assert not first.cancelled
+    first.stop()
+    assert (first.cancelled, second.cancelled) == (True, False)
+    facts.is_stopped = True
+    assert second.cancelled
+
+
 def test_all_attempts_of_a_step_have_one_key() -> None:
     """Row 46: stable over attempts and recoveries."""
     assert key("main", "a", attempt=1) == key("main", "a", attempt=7)

@@ -1,14 +1,14 @@
-"""Durations as users write them (semantics row 2, invariant 28)."""
+"""Durations and moments as users write them (semantics rows 2 and 30, invariant 28)."""
 
 import math
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.definition.duration import DURATION_MAX_MS, Duration, to_ms
+from holdfast.definition.duration import DURATION_MAX_MS, Duration, instant_ms, to_ms
 from holdfast.errors import UsageError
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
@@ -119,6 +119,40 @@ def test_what_is_no_duration_is_refused(written: Duration) -> None:
 def test_a_whole_number_beyond_all_floats_is_refused_like_any_other() -> None:
     with pytest.raises(UsageError):
         to_ms(10**400)
+
+
+@pytest.mark.parametrize(
+    ("moment", "ms"),
+    [
+        (datetime(1970, 1, 1, tzinfo=UTC), 0),
+        (datetime(2030, 1, 1, tzinfo=UTC), 1_893_456_000_000),
+        (datetime(2030, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))), 1_893_456_000_000),
+        (datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC), 1),
+        (datetime(1970, 1, 1, 0, 0, 1, 1, tzinfo=UTC), 1_001),
+    ],
+    ids=str,
+)
+def test_a_moment_is_ms_since_the_epoch_and_never_early(moment: datetime, ms: int) -> None:
+    """Row 30, invariant 24."""
+    assert instant_ms(moment, what="until") == ms
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2030, 1, 1),  # noqa: DTZ001 - that is the mistake
+        datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC),
+        "2030-01-01T00:00:00Z",
+        1_893_456_000,
+        None,
+    ],
+    ids=repr,
+)
+def test_what_is_no_moment_is_refused(moment: datetime) -> None:
+    with pytest.raises(UsageError) as caught:
+        instant_ms(moment, what="until")
+    assert caught.value.what.startswith(f"until {moment!r}")
+    assert "tzinfo=UTC" in caught.value.fix
 
 
 @given(st.integers(0, DURATION_MAX_MS))

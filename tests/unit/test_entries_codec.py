@@ -1,4 +1,8 @@
-"""Entries to bytes and back (invariants 5 and 7); today's bytes are kept in tests/golden."""
+"""Entries to bytes and back (invariants 5 and 7); the bytes of every version are kept in tests/golden.
+
+`entries_v1.json` is what the first version wrote, with fewer fields and fewer entries; `entries_v2.json` is
+what is written today. Both are read, each to the meaning that it had.
+"""
 
 import contextlib
 import json
@@ -13,18 +17,27 @@ from hypothesis import strategies as st
 from holdfast.codecs.entries import decode_entry, encode_entry
 from holdfast.core.entries import (
     Arrival,
+    ArrivalKind,
     BranchJoined,
     Entry,
     Failure,
+    Paused,
     RetryScheduled,
+    RunCancelled,
     RunCompleted,
     RunFailed,
+    RunReopened,
     RunStarted,
+    SignalReceived,
+    SleepEnded,
     StepCompleted,
+    Unpaused,
+    Wait,
+    WaitTimedOut,
 )
 from holdfast.errors import FormatError
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "entries_v1.json"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 FAILURE = Failure(
     type="CardError",
     message="declined: \0 naïve 名前 🙂",
@@ -35,7 +48,7 @@ FAILURE = Failure(
     cause=Failure("OSError", "", ("OSError",), cause=Failure("Deep", "cause")),
     step="charge",
 )
-EXAMPLES: dict[str, Entry] = {
+FIRST_EXAMPLES: dict[str, Entry] = {
     "RunStarted": RunStarted(
         "order",
         "d7408859bb014f7c",
@@ -58,11 +71,38 @@ EXAMPLES: dict[str, Entry] = {
     "RunCompleted": RunCompleted("main-2"),
     "RunFailed": RunFailed("", "", 0, 0, Failure("journal_limit", "too long")),
 }
+EXAMPLES: dict[str, Entry] = {
+    **FIRST_EXAMPLES,
+    "RunStarted": RunStarted(
+        "order",
+        "d7408859bb014f7c",
+        b'json.1:{"id":42}',
+        (
+            Arrival("reserve", "reserve", 1, "task", "main"),
+            Arrival("main-2", "gather", 1, "join", "main"),
+            Arrival("main-3", "nap", 1, "sleep", "main", Wait("", 0)),
+            Arrival("main-4", "dawn", 1, "sleep", "main", Wait("", None, 1_893_456_000_000)),
+            Arrival("main-5", "approval", 1, "wait_signal", "main", Wait("approval", 2_592_000_000)),
+        ),
+        86_400_000,
+    ),
+    "SleepEnded": SleepEnded("main-3", "nap", 1, (Arrival("main-3", "nap", 2, "sleep", None, Wait("", 5)),)),
+    "SignalReceived": SignalReceived(
+        "main-5", "approval", 1, 70_000, b'json.1:{"ok":true}', (Arrival("main-5", "ship", 1),)
+    ),
+    "WaitTimedOut": WaitTimedOut("main-5", "approval", 1, (Arrival("main-5", "remind", 1),)),
+    "Paused": Paused("", "naïve 名前", "ops@example.com", freezes=False),
+    "Unpaused": Unpaused("main-5", "ops@example.com"),
+    "RunCancelled": RunCancelled("not wanted", ""),
+    "RunReopened": RunReopened("ops@example.com"),
+}
 
 TEXT = st.sampled_from(["", "main", "a\0b", "naïve", "名前", "🙂", "x" * 300])
 COUNTS = st.integers(0, 2**63 - 1)
 PAYLOADS = st.binary(max_size=16)
-ARRIVALS = st.builds(Arrival, TEXT, TEXT, COUNTS, st.sampled_from(["task", "join"]), st.none() | TEXT)
+WAITS = st.builds(Wait, TEXT, st.none() | COUNTS, st.none() | COUNTS)
+KINDS = st.sampled_from(typing.get_args(ArrivalKind))
+ARRIVALS = st.builds(Arrival, TEXT, TEXT, COUNTS, KINDS, st.none() | TEXT, st.none() | WAITS)
 SEVERAL = st.lists(ARRIVALS, max_size=3).map(tuple)
 NAMES = st.lists(TEXT, max_size=3).map(tuple)
 FAILURES = st.recursive(
@@ -73,7 +113,7 @@ FAILURES = st.recursive(
     max_leaves=3,
 )
 ENTRIES: st.SearchStrategy[Entry] = st.one_of(
-    st.builds(RunStarted, TEXT, TEXT, PAYLOADS, SEVERAL),
+    st.builds(RunStarted, TEXT, TEXT, PAYLOADS, SEVERAL, st.none() | COUNTS),
     st.builds(
         StepCompleted,
         TEXT,
@@ -88,6 +128,13 @@ ENTRIES: st.SearchStrategy[Entry] = st.one_of(
     st.builds(BranchJoined, TEXT, TEXT, COUNTS, NAMES, SEVERAL),
     st.builds(RunCompleted, TEXT),
     st.builds(RunFailed, TEXT, TEXT, COUNTS, COUNTS, FAILURES),
+    st.builds(SleepEnded, TEXT, TEXT, COUNTS, SEVERAL),
+    st.builds(SignalReceived, TEXT, TEXT, COUNTS, COUNTS, PAYLOADS, SEVERAL),
+    st.builds(WaitTimedOut, TEXT, TEXT, COUNTS, SEVERAL),
+    st.builds(Paused, TEXT, TEXT, TEXT, st.booleans()),
+    st.builds(Unpaused, TEXT, TEXT),
+    st.builds(RunCancelled, TEXT, TEXT),
+    st.builds(RunReopened, TEXT),
 )
 
 
@@ -95,8 +142,15 @@ def decode(data: bytes) -> Entry:
     return decode_entry(data, run_id="order-42", position=7)
 
 
-def golden() -> dict[str, bytes]:
-    return {name: bytes.fromhex(data) for name, data in json.loads(GOLDEN.read_text("utf-8")).items()}
+def golden(version: int) -> dict[str, bytes]:
+    kept = json.loads((GOLDEN / f"entries_v{version}.json").read_text("utf-8"))
+    return {name: bytes.fromhex(data) for name, data in kept.items()}
+
+
+def with_waits(part: object) -> object:
+    """A field as an older version wrote it, with the `wait` that its arrivals have by now."""
+    are_arrivals = isinstance(part, list) and part and isinstance(part[0], list)
+    return [[*arrival, None] for arrival in part] if are_arrivals else part  # type: ignore[attr-defined]
 
 
 def fields(entry: Entry) -> list[object]:
@@ -112,13 +166,32 @@ def test_every_type_of_entry_has_an_example() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_today_writes_the_golden_bytes(name: str) -> None:
     """Invariant 5. A changed format needs a new file of golden bytes; this one stays and stays readable."""
-    assert encode_entry(EXAMPLES[name]).hex() == golden()[name].hex()
+    assert encode_entry(EXAMPLES[name]).hex() == golden(2)[name].hex()
 
 
-@pytest.mark.parametrize("name", golden())
+@pytest.mark.parametrize("name", golden(2))
 def test_today_reads_the_golden_bytes(name: str) -> None:
     """Invariant 5."""
-    assert decode(golden()[name]) == EXAMPLES[name]
+    assert decode(golden(2)[name]) == EXAMPLES[name]
+
+
+@pytest.mark.parametrize("name", golden(1))
+def test_today_reads_what_the_first_version_wrote(name: str) -> None:
+    """Invariant 5: fewer fields at the end mean what they meant, a run without a time-out, no wait."""
+    assert decode(golden(1)[name]) == FIRST_EXAMPLES[name]
+
+
+def test_each_version_has_all_of_its_entries() -> None:
+    assert (set(golden(1)), set(golden(2))) == (set(FIRST_EXAMPLES), set(EXAMPLES))
+
+
+def test_a_field_that_came_later_stands_behind_those_that_were_there() -> None:
+    """Invariant 5: so that it is only missing in an old journal, and nothing is taken for something else."""
+    for name, data in golden(1).items():
+        was = msgspec.msgpack.decode(data, type=list[object])
+        now = fields(FIRST_EXAMPLES[name])
+        assert now[: len(was)] == [with_waits(part) for part in was]
+        assert now[len(was) :] in ([], [None])
 
 
 @given(ENTRIES)
@@ -160,19 +233,27 @@ def test_an_entry_with_more_fields_than_are_known_is_a_format_error(name: str) -
 def test_more_fields_inside_an_entry_are_a_format_error_too() -> None:
     """Invariant 7."""
     name, *started = fields(EXAMPLES["RunStarted"])
-    newer_arrival = ["reserve", "reserve", 1, "task", "main", "new"]
-    refusal(msgspec.msgpack.encode([name, *started[:-1], [newer_arrival]]))
+    for newer in ([None, "new"], [["approval", None, None, "new"]]):
+        newer_arrival = ["reserve", "reserve", 1, "task", "main", *newer]
+        refusal(msgspec.msgpack.encode([name, *started[:3], [newer_arrival], None]))
+    known: list[object] = ["reserve", "reserve", 1, "task", "main", ["approval"]]
+    decode(msgspec.msgpack.encode([name, *started[:3], [known], None]))
     failed = fields(EXAMPLES["RunFailed"])
     newer_failure: list[object] = ["E", "", [], "", None, [], None, "", "new"]
     refusal(msgspec.msgpack.encode([*failed[:-1], newer_failure]))
 
 
-def test_an_entry_that_stops_before_its_last_default_is_an_older_one() -> None:
+@pytest.mark.parametrize(
+    ("name", "field", "default"),
+    [("StepCompleted", "sets", {}), ("RunStarted", "timeout_ms", None), ("Paused", "freezes", True)],
+)
+def test_an_entry_that_stops_before_its_last_default_is_an_older_one(
+    name: str, field: str, default: object
+) -> None:
     """New fields go to the end and have defaults, so an older journal is read for ever."""
-    older = fields(EXAMPLES["StepCompleted"])[:-1]
-    entry = decode(msgspec.msgpack.encode(older))
-    assert isinstance(entry, StepCompleted)
-    assert entry.sets == {}
+    assert getattr(EXAMPLES[name], field) != default
+    entry = decode(msgspec.msgpack.encode(fields(EXAMPLES[name])[:-1]))
+    assert entry == msgspec.structs.replace(EXAMPLES[name], **{field: default})
 
 
 @pytest.mark.parametrize(
@@ -193,9 +274,11 @@ def test_an_entry_that_stops_before_its_last_default_is_an_older_one() -> None:
         msgspec.msgpack.encode(["RunCompleted", "main"]) + b"\xc0",
         msgspec.msgpack.encode(["BranchJoined", "main", "join", 1.5, [], []]),
         msgspec.msgpack.encode(["BranchJoined", "main", "join", 1, [], [["b", "s", 1, "dream"]]]),
+        msgspec.msgpack.encode(["Paused", "main", "", "", 1]),
+        msgspec.msgpack.encode(["SignalReceived", "main", "s", 1, 1, "text", []]),
         b'["RunCompleted","main"]',
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_what_is_no_entry_is_a_format_error(data: bytes) -> None:
     """Invariant 7."""

@@ -39,12 +39,42 @@ EXAMPLES: dict[type[HoldfastError], tuple[dict[str, object], str]] = {
         {"run_id": "order-42", "workflow": "order", "status": "running"},
         (
             "run 'order-42' exists already (workflow 'order', running); choose another id, "
-            'or pass on_conflict="use_existing" to get that run'
+            'or pass on_conflict="use_existing" to get that run or "restart" to replace it'
         ),
     ),
     errors.RunConflictError: (
         {"run_id": "order-42", "difference": "input"},
-        "run 'order-42' exists already with another input; choose another id",
+        (
+            "run 'order-42' exists already with another input; choose another id, "
+            'or pass on_conflict="restart" to replace it'
+        ),
+    ),
+    errors.RunStateError: (
+        {
+            "run_id": "order-42",
+            "status": "completed",
+            "what": "cannot be paused",
+            "fix": "it is over",
+        },
+        "run 'order-42' is completed and cannot be paused; it is over",
+    ),
+    errors.BranchNotFoundError: (
+        {"run_id": "order-42", "branch": "pay", "known": ("main", "ship")},
+        "run 'order-42' has no unfinished branch 'pay'; it has: main, ship",
+    ),
+    errors.SignalLimitError: (
+        {"run_id": "order-42", "limit": 10_000},
+        (
+            "run 'order-42' has 10000 signals pending, which is the limit; let it receive some first, "
+            "or send several things in one payload"
+        ),
+    ),
+    errors.RunWaitingError: (
+        {"run_id": "order-42", "waiting": ("for signal 'a'", "for signal 'b'")},
+        (
+            "run 'order-42' waits for signal 'a', and for signal 'b', and in run() nobody can give it that; "
+            "start it with an Engine, whose handle can"
+        ),
     ),
     errors.ResultTimeoutError: (
         {"run_id": "order-42", "timeout_ms": 30_000, "status": "running"},
@@ -111,6 +141,10 @@ CODES = {
     "RunNotFoundError": "run_not_found",
     "RunExistsError": "run_exists",
     "RunConflictError": "run_conflict",
+    "RunStateError": "run_state",
+    "BranchNotFoundError": "branch_not_found",
+    "SignalLimitError": "signal_limit",
+    "RunWaitingError": "run_waiting",
     "ResultTimeoutError": "result_timeout",
     "RunBlockedError": "run_blocked",
     "TaskError": "task",
@@ -130,6 +164,10 @@ ADVICE = {
     "RunNotFoundError": "`holdfast list`",
     "RunExistsError": "choose another id, or pass on_conflict",
     "RunConflictError": "choose another id",
+    "RunStateError": "it is over",
+    "BranchNotFoundError": "it has: main, ship",
+    "SignalLimitError": "let it receive some first",
+    "RunWaitingError": "start it with an Engine",
     "ResultTimeoutError": "ask again",
     "RunBlockedError": "mend that",
     "StoreUnavailableError": "asking again may work",
@@ -245,6 +283,10 @@ def test_notes_survive_pickling() -> None:
 
 def test_no_workflow_known_is_said_as_none() -> None:
     assert "(known: none)" in str(errors.WorkflowNotFoundError(workflow="w", known=[]))
+
+
+def test_no_branch_that_is_not_over_is_said_as_none() -> None:
+    assert str(errors.BranchNotFoundError(run_id="r", branch="x", known=[])).endswith("it has: none")
 
 
 def test_a_cancelled_run_ended_without_a_failure() -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from holdfast.runtime.executors import DaemonThreads
+from holdfast.runtime.executors import DaemonThreads, caught
 from holdfast.runtime.leases import ThreadHeart
 
 T = TypeVar("T")
@@ -263,6 +263,14 @@ def test_a_call_may_outlive_its_loop() -> None:
 
     with_threads(1, body)
     stuck.end()
+
+
+def test_whatever_a_function_raises_may_be_caught() -> None:
+    def leave() -> int:
+        raise SystemExit(3)
+
+    assert caught(lambda: 5, repr) == 5
+    assert caught(leave, repr) == "SystemExit(3)"
 
 
 # the heart

@@ -1,13 +1,14 @@
-"""`Flow`: the fluent form and what it compiles to (semantics rows 37, 38, 44)."""
+"""`Flow`: the fluent form and what it compiles to (semantics rows 24, 37, 38, 41, 44, 58)."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from holdfast.definition.flow import Flow
-from holdfast.definition.step import Edge, Join, Step
+from holdfast.definition.step import Edge, Join, Sleep, Step, WaitSignal
 from holdfast.definition.task import task
-from holdfast.errors import DefinitionError
+from holdfast.errors import DefinitionError, UsageError
 
 Target = Callable[[object], object]
 
@@ -94,6 +95,118 @@ def test_a_flow_may_begin_with_a_fork() -> None:
     workflow = Flow("f").fork().branch(inc).branch(double).join(merge).build()
     assert workflow.start_at == "fork"
     assert [step.name for step in workflow.first_steps()] == ["inc", "double"]
+
+
+def test_a_delay_is_a_sleep_step() -> None:
+    """Row 41."""
+    dawn = datetime(2030, 1, 1, tzinfo=UTC)
+    workflow = Flow("f").then(inc).delay("nap", "1h30m").delay("dawn", until=dawn).then(double).build()
+    assert list(workflow.iter_nodes()) == [
+        Step("inc", task="inc", edges=(Edge("nap"),)),
+        Step("nap", "sleep", sleep=Sleep(5_400_000), edges=(Edge("dawn"),)),
+        Step("dawn", "sleep", sleep=Sleep(None, 1_893_456_000_000), edges=(Edge("double"),)),
+        Step("double", task="double"),
+    ]
+
+
+def test_a_wait_for_a_signal_bears_its_name_unless_told_otherwise() -> None:
+    """Row 41."""
+    workflow = Flow("f").wait_for_signal("go").wait_for_signal("go", name="again", timeout=30).build()
+    assert list(workflow.iter_nodes()) == [
+        Step("go", "wait_signal", wait_signal=WaitSignal("go"), edges=(Edge("again"),)),
+        Step("again", "wait_signal", wait_signal=WaitSignal("go", 30_000)),
+    ]
+
+
+def test_what_is_called_on_a_time_out_goes_on_where_the_signal_would_have() -> None:
+    """Row 41: its output takes the place of the payload."""
+    workflow = Flow("f").wait_for_signal("go", timeout="1d", on_timeout=double).then(inc).build()
+    assert list(workflow.iter_nodes()) == [
+        Step(
+            "go",
+            "wait_signal",
+            wait_signal=WaitSignal("go", 86_400_000, "double"),
+            edges=(Edge("inc"),),
+        ),
+        Step("double", task="double", edges=(Edge("inc"),)),
+        Step("inc", task="inc"),
+    ]
+    assert set(workflow.tasks) == {"double", "inc"}
+
+
+def test_a_time_out_may_be_the_end() -> None:
+    workflow = Flow("f").wait_for_signal("go", timeout=1, on_timeout=double).build()
+    assert [step.edges for step in workflow.iter_nodes()] == [(), ()]
+
+
+def test_waits_may_follow_one_another_each_with_its_time_out() -> None:
+    flow = Flow("f").wait_for_signal("a", timeout=1, on_timeout=inc)
+    workflow = flow.wait_for_signal("b", timeout=1, on_timeout=inc).delay("nap", 1).build()
+    assert {step.name: step.targets() for step in workflow.iter_nodes()} == {
+        "a": ["b", "inc"],
+        "inc": ["b"],
+        "b": ["nap", "inc_2"],
+        "inc_2": ["nap"],
+        "nap": [],
+    }
+
+
+def test_a_flow_may_begin_and_end_with_a_wait_around_a_fork() -> None:
+    flow = Flow("f").delay("nap", 1).fork().branch(inc).join(merge).wait_for_signal("go")
+    assert names_of(flow) == ["nap", "fork", "inc", "join", "merge", "go"]
+    assert [step.name for step in flow.build().first_steps()] == ["inc"]
+
+
+def test_a_flow_hands_its_bounds_on() -> None:
+    """Rows 24 and 58."""
+    workflow = Flow("f", timeout="2h", retention={"failed": timedelta(days=9)}).then(inc).build()
+    assert (workflow.timeout_ms, workflow.retention_ms) == (7_200_000, {"failed": 9 * 86_400_000})
+
+
+@pytest.mark.parametrize(
+    "flow", [Flow("f", timeout=-1), Flow("f", retention="soon")], ids=["timeout", "retention"]
+)
+def test_bounds_that_are_no_durations_are_refused_when_it_is_built(flow: Flow) -> None:
+    with pytest.raises(UsageError):
+        flow.then(inc).build()
+
+
+NO_DURATIONS: list[tuple[Callable[[Flow], Flow], tuple[str, str]]] = [
+    (lambda flow: flow.delay("nap", "soon"), ("nap", "duration")),
+    (lambda flow: flow.delay("nap", -1), ("nap", "duration")),
+    (lambda flow: flow.delay("nap", until=datetime(2030, 1, 1)), ("nap", "duration")),  # noqa: DTZ001 - the error
+    (lambda flow: flow.delay("nap", until="tomorrow"), ("nap", "duration")),  # type: ignore[arg-type]
+    (lambda flow: flow.delay("nap"), ("nap", "sleep")),
+    (lambda flow: flow.delay("nap", 1, until=datetime(2030, 1, 1, tzinfo=UTC)), ("nap", "sleep")),
+    (lambda flow: flow.delay(5, 1), ("", "name")),  # type: ignore[arg-type]
+    (lambda flow: flow.delay("inc", 1), ("inc", "duplicate_step")),
+    (lambda flow: flow.wait_for_signal("inc"), ("inc", "duplicate_step")),
+    (lambda flow: flow.wait_for_signal("go", timeout="soon"), ("go", "duration")),
+    (lambda flow: flow.wait_for_signal("go", timeout=float("nan")), ("go", "duration")),
+    (lambda flow: flow.wait_for_signal("go", on_timeout=double), ("go", "wait")),
+    (lambda flow: flow.wait_for_signal("go", timeout=1, on_timeout=5), ("", "not_callable")),  # type: ignore[arg-type]
+    (lambda flow: flow.wait_for_signal("go\0", name="go"), ("go", "name")),
+    (lambda flow: flow.wait_for_signal(5), ("", "name")),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("more", "problem"), NO_DURATIONS, ids=range(len(NO_DURATIONS)))
+def test_what_is_wrong_with_a_wait_is_reported_when_it_is_built(
+    more: Callable[[Flow], Flow], problem: tuple[str, str]
+) -> None:
+    """Row 44: nothing raises before."""
+    flow = more(Flow("f").then(inc))
+    assert problem in problems_of(flow)
+    assert ("five", "not_callable") in problems_of(flow.then(5, name="five"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "more", [lambda flow: flow.delay("nap", 1), lambda flow: flow.wait_for_signal("go")], ids=["delay", "wait"]
+)
+def test_a_wait_beside_an_open_fork_is_reported(more: Callable[[Flow], Flow]) -> None:
+    flow = Flow("f")
+    flow.fork().branch(inc)
+    assert ("", "open_fork") in problems_of(more(flow))
 
 
 def test_forks_may_follow_one_another() -> None:

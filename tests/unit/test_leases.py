@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from holdfast.errors import StoreUnavailableError, UsageError
+from holdfast.ports import Timer
 from holdfast.runtime.leases import AGAIN_MS, NEVER_AGAIN_MS, Identity, Lease
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.records import LeaseTimes, charged
@@ -24,6 +25,9 @@ class Clock:
 
     def wall_ms(self) -> int:
         return int(self.now_ms)
+
+    def call_later(self, delay_ms: float, fn: Callable[[], object]) -> Timer:
+        raise AssertionError(f"leases need no timers: {delay_ms}, {fn}")
 
 
 class Renewals:

@@ -1,4 +1,4 @@
-"""Retry policies: bounds, patterns, delays (semantics rows 22, 23)."""
+"""Retry policies: bounds, patterns, delays; how long runs are kept (semantics rows 22, 23, 58)."""
 
 import math
 from datetime import timedelta
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.definition.duration import DURATION_MAX_MS
-from holdfast.definition.policies import BACKOFF_RATE_MAX, RETRIES_MAX, Retry
+from holdfast.definition.policies import BACKOFF_RATE_MAX, RETRIES_MAX, Retention, Retry, retention_ms
 from holdfast.errors import UsageError
 
 
@@ -153,6 +153,42 @@ def test_no_delay_overflows_or_falls_or_leaves_its_bounds(
     assert base_ms <= delay_ms <= DURATION_MAX_MS
     assert policy.delay_ms(retry=retry + 1, chance=chance) >= delay_ms
     assert 0 <= full.delay_ms(retry=retry, chance=chance) <= delay_ms
+
+
+DAY = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (None, {}),
+        ({}, {}),
+        ("30d", {"completed": 30 * DAY, "cancelled": 30 * DAY}),
+        (timedelta(days=1), {"completed": DAY, "cancelled": DAY}),
+        (1, {"completed": 1_000, "cancelled": 1_000}),
+        ({"failed": "90d"}, {"failed": 90 * DAY}),
+        (
+            {"completed": "1d", "cancelled": 5, "failed": "2d", "blocked": timedelta(days=3)},
+            {"completed": DAY, "cancelled": 5_000, "failed": 2 * DAY, "blocked": 3 * DAY},
+        ),
+    ],
+    ids=str,
+)
+def test_a_retention_is_a_duration_or_one_for_each_status(written: Retention, kept: dict[str, int]) -> None:
+    """Row 58: what is not named is kept for ever; failed runs are, unless they are named."""
+    assert retention_ms(written) == kept
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["soon", -1, 0, 0.999, math.nan, {"running": "1d"}, {"completed": "0s"}, {"completed": None}, {"": 1}],
+    ids=str,
+)
+def test_what_is_no_retention_is_refused(written: Retention) -> None:
+    with pytest.raises(UsageError) as caught:
+        retention_ms(written)
+    assert caught.value.what.startswith("retention ")
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize("root", [Exception, BaseException])

@@ -4,8 +4,24 @@ import msgspec
 import pytest
 
 from holdfast.codecs.snapshots import decode_run, encode_run
-from holdfast.core.entries import Arrival, Failure, RetryScheduled, RunStarted, StepCompleted
-from holdfast.core.run import Run, evolve, owed, replay
+from holdfast.core.entries import (
+    Arrival,
+    Entry,
+    Failure,
+    Paused,
+    RetryScheduled,
+    RunCancelled,
+    RunFailed,
+    RunReopened,
+    RunStarted,
+    SignalReceived,
+    StepCompleted,
+    Unpaused,
+    Wait,
+)
+from holdfast.core.evolve import evolve, replay
+from holdfast.core.owed import owed
+from holdfast.core.run import Run
 
 INPUT = b'json.1:"input"'
 
@@ -16,6 +32,68 @@ def example() -> Run:
     completed = StepCompleted("left", "l", 1, 1, INPUT, (Arrival("left", "m", 1),), {"v": b"json.1:1"})
     retried = RetryScheduled("left", "m", 1, 2, 500, "all", Failure("E", "no", ("E",)))
     return replay("r", [(started, 1_000), (completed, 2_000), (retried, 3_000)])
+
+
+def waiting() -> list[tuple[Entry, int]]:
+    """Two branches that wait for one signal, the second for longer; one that sleeps; one in backoff."""
+    arrivals = (
+        Arrival("x", "walk", 1, "task", "main"),
+        Arrival("y", "s", 1, "wait_signal", "main", Wait("s", 9_000)),
+        Arrival("z", "nap", 1, "sleep", "main", Wait("", 60_000)),
+        Arrival("dawn", "dawn", 1, "sleep", "main", Wait("", None, 99_000)),
+        Arrival("w", "work", 1, "task", "main"),
+    )
+    at_signal = (Arrival("x", "s", 1, "wait_signal", None, Wait("s")),)
+    return [
+        (RunStarted("w", "52c07e784e31bb37", INPUT, arrivals, 500_000), 1_000),
+        (StepCompleted("x", "walk", 1, 1, INPUT, at_signal), 2_000),
+        (RetryScheduled("w", "work", 1, 2, 5_000, "all", Failure("E", "no")), 3_000),
+    ]
+
+
+PAUSED: list[tuple[Entry, int]] = [
+    (Paused("z", "hold", "me", freezes=False), 4_000),
+    (Paused("", "all of it", "you"), 5_000),
+]
+FAILED: tuple[Entry, int] = (RunFailed("x", "s", 1, 1, Failure("timeout", "late")), 6_000)
+CANCELLED: tuple[Entry, int] = (RunCancelled("not wanted", "me"), 6_000)
+STORIES: dict[str, tuple[list[tuple[Entry, int]], list[tuple[Entry, int]]]] = {
+    "waiting": (waiting(), [(SignalReceived("y", "s", 1, 1, INPUT, ()), 7_000)]),
+    "paused": ([*waiting(), *PAUSED], [(Unpaused("", "me"), 7_000)]),
+    "a branch paused": ([*waiting(), PAUSED[0]], [(Unpaused("z", "me"), 7_000)]),
+    "failed": ([*waiting(), FAILED], [(RunReopened("me"), 7_000)]),
+    "failed under a pause": ([*waiting(), *PAUSED, FAILED], [(RunReopened("me"), 7_000)]),
+    "reopened": ([*waiting(), FAILED, (RunReopened("me"), 7_000)], [CANCELLED]),
+    "cancelled": ([*waiting(), CANCELLED], []),
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_whatever_a_run_waits_for_comes_back(name: str) -> None:
+    """Invariants 5 and 27: also what is left on a clock that stands still, and what comes next is the same."""
+    before, after = STORIES[name]
+    run = replay("r", before)
+    again = decode_run("r", encode_run(run))
+    assert again is not None
+    assert owed(again) == owed(run)
+    assert (again.waits, list(again.waits)) == (run.waits, list(run.waits))
+    for entry, at_ms in after:
+        evolve(run, entry, at_ms)
+        evolve(again, entry, at_ms)
+    for each in type(run).__slots__:
+        if each != "branches":
+            assert getattr(again, each) == getattr(run, each)
+    for branch in run.branches.values():
+        for each in type(branch).__slots__:
+            assert getattr(again.branches[branch.id], each) == getattr(branch, each)
+
+
+def test_who_waits_for_a_signal_longest_still_does() -> None:
+    """Row 28."""
+    run = replay("r", waiting())
+    again = decode_run("r", encode_run(run))
+    assert again is not None
+    assert list(again.waits) == list(run.waits) == ["y", "x"]
 
 
 def parts(run: Run) -> list[object]:
@@ -61,9 +139,11 @@ def test_each_payload_stands_once() -> None:
 
 
 def test_a_snapshot_of_another_version_is_none() -> None:
-    newer = parts(example())
-    newer[0] = 2
-    assert decode_run("r", msgspec.msgpack.encode(newer)) is None
+    """Invariant 5: an older one is passed over as well, for its layout is another."""
+    other = parts(example())
+    assert other[0] == 2
+    for version in (1, 3):
+        assert decode_run("r", msgspec.msgpack.encode([version, *other[1:]])) is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from holdfast.definition.policies import Retry
-from holdfast.definition.task import Task, as_task, default_name, task
+from holdfast.definition.task import Executor, Task, as_task, default_name, task
 from holdfast.errors import UsageError
 
 
@@ -195,3 +195,59 @@ def test_options_out_of_bounds_are_refused_before_anything_is_made(options: dict
 def test_what_is_no_function_cannot_be_decorated() -> None:
     with pytest.raises(UsageError, match="5 is not a function"):
         task(5)  # type: ignore[call-overload]
+
+
+# executors
+
+
+async def inc_later(number: int) -> int:
+    return number + 1
+
+
+class LaterAdder:
+    async def __call__(self, number: int) -> int:
+        return number + 1
+
+
+@pytest.mark.parametrize("executor", [None, "thread", "process"])
+def test_an_executor_is_kept(executor: Executor | None) -> None:
+    assert make(executor=executor).executor == executor
+    assert task(inc).executor is None
+
+
+@pytest.mark.parametrize("executor", ["gpu", "", 1, "Process"], ids=repr)
+def test_an_unknown_executor_is_refused(executor: object) -> None:
+    with pytest.raises(UsageError, match='use "thread" or "process"'):
+        make(executor=executor)
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+@pytest.mark.parametrize("fn", [inc_later, LaterAdder(), task(inc_later)], ids=["function", "object", "task"])
+def test_an_async_function_has_no_executor(fn: Callable[..., object], executor: Executor) -> None:
+    with pytest.raises(UsageError, match="leave executor out"):
+        task("inc", executor=executor)(fn)
+
+
+def nested() -> Callable[..., object]:
+    def inner(number: int) -> int:
+        return number
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("fn", "reason"),
+    [
+        (lambda number: number, "it is a lambda"),
+        (nested(), "made inside another function"),
+        (functools.partial(inc, 1), "no name"),
+        (Adder(1), "no name"),
+        (task("t")(nested()), "made inside another function"),
+    ],
+    ids=["lambda", "nested", "partial", "object", "task"],
+)
+def test_a_process_wants_a_function_with_a_name_of_its_own(fn: Callable[..., object], reason: str) -> None:
+    """Row 24."""
+    with pytest.raises(UsageError, match=f"{reason}.*def at the top of a module"):
+        task("inc", executor="process")(fn)
+    assert task("inc", executor="thread")(fn).executor == "thread"

@@ -49,7 +49,8 @@ BANNED_WORDS = {
 OPTIONAL_DRIVERS = ("holdfast.stores.postgres",)
 # A command is imported when it is called, so that `holdfast --help` stays quick.
 LAZY_IMPORTERS = ("cli/",)
-FULL_INITS = frozenset({"__init__.py", "cli/__init__.py"})
+# The front doors: what users import from, and the table of subcommands.
+FULL_INITS = frozenset({"__init__.py", "cli/__init__.py", "errors/__init__.py", "testing/__init__.py"})
 FACADES = frozenset({"AsyncEngine", "AsyncHandle", "Engine", "Handle"})
 FACADE_FILES = frozenset({"engine.py", "sync.py"})
 LONG_FACADE_METHODS = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__", "__init__"})

@@ -1,4 +1,4 @@
-"""`Workflow`: validation, fingerprints and the stored structure (semantics rows 3, 7, 9, 21)."""
+"""`Workflow`: validation, fingerprints, the stored structure (rows 3, 7, 9, 21, 24, 29 to 31, 58, 65)."""
 
 import ast
 import inspect
@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.definition import validate
+from holdfast.definition.duration import DURATION_MAX_MS
 from holdfast.definition.fingerprint import step_fingerprint
 from holdfast.definition.policies import Retry
-from holdfast.definition.step import Edge, Join, Step
+from holdfast.definition.step import Edge, Join, Pause, Sleep, Step, WaitSignal
 from holdfast.definition.task import task
 from holdfast.definition.workflow import Workflow
-from holdfast.errors import DefinitionError, FormatError
+from holdfast.errors import DefinitionError, FormatError, UsageError
 
 GOLDEN_STEPS = (
     Step("validate", task="validate", edges=(Edge("fan"),)),
@@ -46,6 +47,19 @@ def fork(*edges: Edge) -> Step:
     return Step("fork", "fork", edges=edges)
 
 
+def nap(*edges: Edge, sleep: Sleep | None = None, name: str = "nap") -> Step:
+    return Step(name, "sleep", sleep=Sleep(5_000) if sleep is None else sleep, edges=edges)
+
+
+def wait(*edges: Edge, wait_signal: WaitSignal | None = None, name: str = "wait") -> Step:
+    waited = WaitSignal("go") if wait_signal is None else wait_signal
+    return Step(name, "wait_signal", wait_signal=waited, edges=edges)
+
+
+def pause(*edges: Edge, name: str = "pause") -> Step:
+    return Step(name, "pause", pause=Pause("look"), edges=edges)
+
+
 def problems_of(
     steps: Iterable[Step], *, name: str = "w", start_at: str | None = None
 ) -> list[tuple[str, str, str]]:
@@ -60,6 +74,7 @@ CIRCLE = (
     a("b", Edge("j")),
     Step("j", "join", join=Join(("x",)), edges=(Edge("k"),)),
 )
+FORK_IN_FORK = ("a", "edges[0]", "fork_in_fork")
 KNOWN_PROBLEMS: list[tuple[list[Step], str | None, tuple[str, str, str]]] = [
     ([], None, ("", "steps", "steps_count")),
     ([a()], "b", ("", "start_at", "unknown_step")),
@@ -91,6 +106,42 @@ KNOWN_PROBLEMS: list[tuple[list[Step], str | None, tuple[str, str, str]]] = [
     ([a("a", Edge("j")), Step("j", "join", join=Join(()))], None, ("j", "join", "unknown_branch")),
     ([*CIRCLE, Step("k", "join", join=Join(("x",)), edges=(Edge("j"),))], None, ("j", "edges", "endless")),
     ([*CIRCLE, Step("k", "join", join=Join(("x",)), edges=(Edge("j"),))], None, ("k", "edges", "endless")),
+    ([Step("a", task="a", sleep=Sleep(1))], None, ("a", "sleep", "kind")),
+    ([Step("a", "sleep")], None, ("a", "sleep", "kind")),
+    ([Step("a", "sleep", task="a", sleep=Sleep(1))], None, ("a", "task", "kind")),
+    ([Step("a", "wait_signal")], None, ("a", "wait_signal", "kind")),
+    ([Step("a", "sleep", sleep=Sleep(1), wait_signal=WaitSignal("s"))], None, ("a", "wait_signal", "kind")),
+    ([Step("a", "pause", edges=(Edge("b"),)), a("b")], None, ("a", "pause", "kind")),
+    ([Step("a", "fork", pause=Pause(), edges=(Edge("b"),)), a("b")], None, ("a", "pause", "kind")),
+    ([Step("a", "pause", pause=Pause())], None, ("a", "edges", "kind")),
+    ([nap(sleep=Sleep())], None, ("nap", "sleep", "sleep")),
+    ([nap(sleep=Sleep(1, 1))], None, ("nap", "sleep", "sleep")),
+    ([nap(sleep=Sleep(-1))], None, ("nap", "sleep.duration_ms", "bounds")),
+    ([nap(sleep=Sleep(DURATION_MAX_MS + 1))], None, ("nap", "sleep.duration_ms", "bounds")),
+    ([nap(sleep=Sleep(True))], None, ("nap", "sleep.duration_ms", "bounds")),
+    ([nap(sleep=Sleep(1.5))], None, ("nap", "sleep.duration_ms", "bounds")),  # type: ignore[arg-type]
+    ([nap(sleep=Sleep(None, -1))], None, ("nap", "sleep.until_ms", "bounds")),
+    ([nap(sleep=Sleep(None, 253_402_300_800_000))], None, ("nap", "sleep.until_ms", "bounds")),
+    ([wait(wait_signal=WaitSignal(""))], None, ("wait", "signal", "name")),
+    ([wait(wait_signal=WaitSignal("s\0"))], None, ("wait", "signal", "name")),
+    ([wait(wait_signal=WaitSignal("s", -1))], None, ("wait", "wait_signal.timeout_ms", "bounds")),
+    (
+        [wait(wait_signal=WaitSignal("s", DURATION_MAX_MS + 1))],
+        None,
+        ("wait", "wait_signal.timeout_ms", "bounds"),
+    ),
+    ([wait(wait_signal=WaitSignal("s", None, "a")), a()], None, ("wait", "wait_signal.on_timeout", "wait")),
+    ([wait(wait_signal=WaitSignal("s", 1, "b"))], None, ("wait", "wait_signal.on_timeout", "unknown_step")),
+    ([pause(Edge("pause"))], None, ("pause", "edges", "endless")),
+    ([pause(Edge("b")), pause(Edge("pause"), name="b")], None, ("b", "edges", "endless")),
+    ([a("a", Edge("pause", "x")), pause(Edge("fork")), fork(Edge("a"))], None, FORK_IN_FORK),
+    ([a("a", Edge("pause", "x")), pause(Edge("b", "y")), a("b")], None, FORK_IN_FORK),
+    ([a("a", Edge("pause", "x")), pause(Edge("b"), Edge("b")), a("b")], None, FORK_IN_FORK),
+    (
+        [a("a", Edge("p", "x")), pause(Edge("pause"), name="p"), pause(Edge("b"), Edge("b")), a("b")],
+        None,
+        FORK_IN_FORK,
+    ),
     ([a(), a("b")], None, ("b", "", "unreachable")),
     ([a("a", Edge("b")), a("b")], "b", ("a", "", "unreachable")),
     ([a(), a("b", Edge("c")), a("c", Edge("b"))], None, ("c", "", "unreachable")),
@@ -176,6 +227,29 @@ def test_a_fork_that_names_one_branch_twice_is_a_problem() -> None:
     assert problems_of([fork(Edge("a", "x"), Edge("b", "x")), a(), a("b")])
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [nap(sleep=Sleep(0))],
+        [nap(sleep=Sleep(DURATION_MAX_MS))],
+        [nap(sleep=Sleep(None, 0))],
+        [nap(sleep=Sleep(None, 253_402_300_799_999))],
+        [nap(Edge("nap"))],
+        [wait(Edge("wait"), wait_signal=WaitSignal("s", 0, "wait"))],
+        [wait(wait_signal=WaitSignal("s", 1, "pause")), pause(Edge("a")), a()],
+        [wait(wait_signal=WaitSignal("s", 1, "fork")), fork(Edge("a", "x")), a()],
+        [pause(Edge("a", "x"), Edge("a")), a()],
+        [pause(Edge("fork")), fork(Edge("a", "x"), Edge("a", "y")), a()],
+        [pause(Edge("wait")), wait(Edge("pause"))],
+        [fork(Edge("pause", "x"), Edge("wait", "y")), pause(Edge("nap")), nap(), wait()],
+    ],
+    ids=range(12),
+)
+def test_steps_that_wait_make_a_graph_like_others(steps: list[Step]) -> None:
+    """Rows 29 to 31, invariant 28: 0 to 100 years; what a time-out leads to is reached by it."""
+    assert len(Workflow("w", steps).steps) == len(steps)
+
+
 def test_edges_may_point_back() -> None:
     """Row 16."""
     assert len(Workflow("w", [a("a", Edge("b")), a("b", Edge("a"))]).steps) == 2
@@ -224,6 +298,15 @@ def test_a_step_finds_its_task_and_policies() -> None:
 def test_all_steps_that_get_the_input_are_known() -> None:
     assert [step.name for step in Workflow("w", [a()]).first_steps()] == ["a"]
     assert [step.name for step in Workflow("order", GOLDEN_STEPS[1:]).first_steps()] == [*["reserve", "charge"]]
+    steps = [nap(Edge("pause")), pause(Edge("a", "x"), Edge("b")), a(), a("b"), a("c", Edge("nap"))]
+    assert [step.name for step in Workflow("w", [*steps[:4]]).first_steps()] == ["a", "b"]
+
+
+def test_a_signal_takes_the_place_of_the_input_but_not_where_it_does_not_come() -> None:
+    """Row 65: only the step that a time-out leads to gets the run's input."""
+    steps = [wait(Edge("a"), wait_signal=WaitSignal("s", 1, "b")), a(), a("b")]
+    assert [step.name for step in Workflow("w", steps).first_steps()] == ["b"]
+    assert Workflow("w", [wait(Edge("a")), a()]).first_steps() == []
 
 
 def test_a_fingerprint_is_the_same_for_ever() -> None:
@@ -284,6 +367,86 @@ def test_a_fingerprint_covers_the_start() -> None:
     assert Workflow("w", steps).fingerprint != Workflow("w", steps, start_at="b").fingerprint
 
 
+WAITING_STEPS = (
+    a("a", Edge("nap")),
+    nap(Edge("dawn")),
+    nap(Edge("pause"), sleep=Sleep(None, 1_893_456_000_000), name="dawn"),
+    pause(Edge("wait")),
+    wait(Edge("b"), wait_signal=WaitSignal("go", 9_000, "c")),
+    a("b"),
+    a("c"),
+)
+WAITING_FINGERPRINT = "4e3e6d38754a4b5f"
+
+
+def test_a_fingerprint_of_steps_that_wait_is_the_same_for_ever() -> None:
+    """Invariant 5."""
+    assert Workflow("w", WAITING_STEPS).fingerprint == WAITING_FINGERPRINT
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nap(Edge("dawn"), sleep=Sleep(5_001)),
+        nap(Edge("dawn"), sleep=Sleep(None, 5_000)),
+        pause(Edge("wait"), Edge("wait")),
+        wait(Edge("b"), wait_signal=WaitSignal("gone", 9_000, "c")),
+        wait(Edge("b"), wait_signal=WaitSignal("go", 9_001, "c")),
+        wait(Edge("b"), wait_signal=WaitSignal("go", 9_000, "b")),
+    ],
+    ids=range(6),
+)
+def test_a_fingerprint_covers_what_is_waited_for(other: Step) -> None:
+    steps = [other if step.name == other.name else step for step in WAITING_STEPS]
+    steps.append(fork(Edge("c", "x"), Edge("a")))
+    same = [*WAITING_STEPS, steps[-1]]
+    first = Workflow("w", steps, start_at="fork")
+    assert first.fingerprint != Workflow("w", same, start_at="fork").fingerprint
+
+
+def test_a_time_out_and_a_retention_are_in_no_fingerprint() -> None:
+    """Rows 24 and 58: a run keeps the time-out that it was started with in its journal."""
+    workflow = Workflow("order", GOLDEN_STEPS, timeout="1h", retention="30d")
+    assert workflow.fingerprint == GOLDEN_FINGERPRINT
+    assert (workflow.timeout_ms, workflow.retention_ms) == (
+        3_600_000,
+        {"completed": 30 * 86_400_000, "cancelled": 30 * 86_400_000},
+    )
+    plain = Workflow("order", GOLDEN_STEPS)
+    assert (plain.timeout_ms, plain.retention_ms) == (None, {})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"timeout": -1}, {"timeout": "soon"}, {"retention": 0.5}, {"retention": {"running": "1d"}}],
+    ids=str,
+)
+def test_bounds_of_a_workflow_that_are_no_durations_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        Workflow("w", [a()], **options)  # type: ignore[arg-type]
+
+
+def test_a_structure_has_the_time_out_where_there_is_one() -> None:
+    """What is stored of definitions without one is what was stored before there were any."""
+    plain = Workflow("w", [a()])
+    assert msgspec.json.decode(plain.structure()).keys() == {"name", "start_at", "steps"}
+    assert Workflow.from_structure(plain.structure()).timeout_ms is None
+    bounded = Workflow("w", [a()], timeout=30, retention="1d")
+    assert msgspec.json.decode(bounded.structure())["timeout_ms"] == 30_000
+    assert Workflow.from_structure(bounded.structure()).timeout_ms == 30_000
+
+
+def test_a_structure_of_steps_that_wait_comes_back() -> None:
+    first = Workflow("w", WAITING_STEPS)
+    again = Workflow.from_structure(first.structure())
+    assert list(again.iter_nodes()) == list(first.iter_nodes())
+    stored = {step["name"]: step for step in msgspec.json.decode(first.structure())["steps"]}
+    assert stored["nap"]["sleep"] == {"duration_ms": 5_000}
+    assert stored["dawn"]["sleep"] == {"until_ms": 1_893_456_000_000}
+    assert stored["pause"]["pause"] == {"reason": "look"}
+    assert stored["wait"]["wait_signal"] == {"signal": "go", "timeout_ms": 9_000, "on_timeout": "c"}
+
+
 def test_a_structure_comes_back_with_the_tasks_it_calls() -> None:
     tasks = [task(name)(lambda n: n) for name in ("ship", "other")]
     first = Workflow("order", GOLDEN_STEPS, metadata={"team": "sales"})
@@ -317,10 +480,12 @@ def test_a_structure_is_the_json_that_its_docstring_shows() -> None:
         b'{"name":"w","start_at":"a","steps":[{"name":"a","kind":"dream"}]}',
         b'{"name":5,"start_at":"a","steps":[]}',
         b'{"name":"w","start_at":"a","steps":[],"version":2}',
+        b'{"name":"w","start_at":"a","steps":[{"name":"a","task":"a"}],"timeout_ms":-1}',
+        b'{"name":"w","start_at":"a","steps":[{"name":"a","kind":"sleep","sleep":{"duration_ms":-1}}]}',
         Workflow("order", GOLDEN_STEPS).structure()[:-1],
         Workflow("order", GOLDEN_STEPS).structure() + b"}",
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_a_damaged_structure_is_a_format_error(data: bytes) -> None:
     """Invariant 7."""
@@ -342,8 +507,11 @@ def test_a_structure_of_an_impossible_graph_is_a_format_error() -> None:
         b'{"name":"a","task":"a","catch":[]}',
         b'{"name":"a","task":"a","edges":[{"step":"a","condition":"x"}]}',
         b'{"name":"a","kind":"join","join":{"branches":["x"],"count":1},"edges":[{"step":"a","branch":"x"}]}',
+        b'{"name":"a","kind":"sleep","sleep":{"duration_ms":1,"jitter":1}}',
+        b'{"name":"a","kind":"wait_signal","wait_signal":{"signal":"s","topic":"t"}}',
+        b'{"name":"a","kind":"pause","pause":{"until":1},"edges":[{"step":"a"}]}',
     ],
-    ids=["step", "edge", "join"],
+    ids=["step", "edge", "join", "sleep", "wait", "pause"],
 )
 def test_a_structure_of_a_newer_version_is_a_format_error(step: bytes) -> None:
     """Invariant 7: a condition that is not known here must not be dropped."""

@@ -1,4 +1,7 @@
-"""`holdfast db`: the tables of a PostgreSQL database. A SQLite file is brought up to date when it is opened."""
+"""`holdfast db`: the tables of a PostgreSQL database, and backups of a SQLite file.
+
+A SQLite file is brought up to date when it is opened.
+"""
 
 import asyncio
 from types import ModuleType
@@ -6,15 +9,16 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.options import AsJson, Db, durable_url
+from holdfast.cli.options import AsJson, Db, durable_url, existing_url, sqlite_path
 from holdfast.cli.output import note, print_document
 from holdfast.errors import UsageError
 from holdfast.runtime.urls import is_postgres, postgres_schema, without_ours, without_password
+from holdfast.stores.sqlite.backup import backup as copy
 
 BEHIND = 1
 """Exit status of `status` where `migrate` has something to do."""
 
-db = typer.Typer(no_args_is_help=True, help="The tables of a PostgreSQL database.")
+db = typer.Typer(no_args_is_help=True, help="The tables of a PostgreSQL database; backups of a SQLite file.")
 
 
 @db.command("migrate")
@@ -64,6 +68,30 @@ def print_sql(
     address, schema = _postgres(db)
     place = schema.Address(address, schema=schema.DEFAULT_SCHEMA)
     typer.echo(schema.sql(place.schema, from_format), nl=False)
+
+
+@db.command("backup")
+def backup(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where the copy goes; nothing may be there yet.")],
+    *,
+    db: Db = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a SQLite database as it is at one moment, beside a worker that goes on.
+
+    With --json: {"file", "bytes"}.
+    """
+    url = existing_url(db)
+    path = sqlite_path(url)
+    if is_postgres(url):
+        raise UsageError(what=f"{without_password(url)} is a PostgreSQL database", fix="use pg_dump for it")
+    if path is None:
+        raise UsageError(what=f"{url!r} is no URL of a SQLite database", fix="write --db sqlite:///orders.db")
+    size = copy(path, file)
+    if as_json:
+        print_document({"file": file, "bytes": size})
+    else:
+        note(f"{file} has all runs of {path} as they were: {size:,} bytes")
 
 
 def _postgres(db: str | None) -> tuple[str, ModuleType]:

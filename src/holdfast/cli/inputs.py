@@ -1,4 +1,4 @@
-"""`--input`: strict JSON from the command line, a file or stdin."""
+"""Inputs and payloads: strict JSON from the command line, a file or stdin."""
 
 import json
 import sys
@@ -8,8 +8,12 @@ from typing import Any, NoReturn
 from holdfast.errors import UsageError
 
 
-def read_input(given: str | None) -> object:
-    """The value of `--input`: JSON, or `@file` to read it from (`@-` is stdin); None without it.
+def read_json(given: str | None, what: str) -> object:
+    """A value that was given as JSON, or as `@file` to read it from (`@-` is stdin); None without it.
+
+    Args:
+        given: On the command line.
+        what: Names the argument in errors.
 
     Raises:
         UsageError: No such file, or not JSON; it names line and column.
@@ -17,7 +21,7 @@ def read_input(given: str | None) -> object:
     if given is None:
         return None
     if not given.startswith("@"):
-        return _parse(given, "--input")
+        return _parse(given, what)
     name = given[1:]
     return _parse(_read(name), "stdin" if name == "-" else name)
 

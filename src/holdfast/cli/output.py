@@ -1,5 +1,6 @@
 """What the subcommands print: documents and tables on stdout, notes on stderr."""
 
+import json
 import os
 import re
 import sys
@@ -10,15 +11,18 @@ import msgspec
 import typer
 
 FAILED = 1
-"""Exit code: the run ended without an output."""
+"""Exit code: the run ended without an output, or is in no state for what was asked."""
 MISTAKE = 2
 """Exit code: the caller has to mend something."""
+INTERRUPTED = 128
+"""Exit code of a process that a signal ended: this plus its number."""
 SHORT_CHARACTERS_MAX = 60
 """Of a value in a table: more would push everything else out of sight."""
 LONG_CHARACTERS_MAX = 2_000
 """Of a value that stands alone; `--json` has all of it."""
 _WIDE = 10_000
 """Columns of a table that goes into a file or pipe: each row stays one line, for grep."""
+_UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 # C0 but tab and newline, DEL, C1 and lone surrogates: what could steer or upset a terminal.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -30,7 +34,19 @@ def note(text: str) -> None:
 
 def print_document(value: object) -> None:
     """Print one line of JSON, in UTF-8 whatever the terminal is."""
-    typer.echo(msgspec.json.encode(value))
+    typer.echo(encoded(value))
+
+
+def encoded(value: object) -> bytes:
+    """A document as compact JSON; text with lone surrogates, which UTF-8 has not, makes it ASCII."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":"), default=_plainer).encode("ascii")
+
+
+def _plainer(value: object) -> object:
+    return json.loads(bytes(value)) if isinstance(value, msgspec.Raw) else msgspec.to_builtins(value)
 
 
 def print_line(text: str = "") -> None:
@@ -76,7 +92,7 @@ class Reserved:
     def print_document(self, value: object) -> None:
         """Print one line of JSON."""
         with open(self._descriptor, "wb", closefd=False) as file:
-            file.write(msgspec.json.encode(value) + b"\n")
+            file.write(encoded(value) + b"\n")
 
 
 def printable(text: str) -> str:
@@ -86,8 +102,23 @@ def printable(text: str) -> str:
 
 def shortened(text: str, characters_max: int = SHORT_CHARACTERS_MAX) -> str:
     """The text on one line, cut with an ellipsis where it is longer."""
-    line = " ".join(text.split())
+    line = printed_line(text)
     return line if len(line) <= characters_max else f"{line[: characters_max - 3]}..."
+
+
+def printed_line(text: str) -> str:
+    """The text on one line, whatever people have written into it."""
+    return " ".join(text.split())
+
+
+def duration(ms: int) -> str:
+    """A duration as people write it, such as `1h30m` or `250ms`; what they write is read back as the same."""
+    parts: list[str] = []
+    for unit, size in _UNITS_MS.items():
+        count, ms = divmod(ms, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
 
 
 def moment(at: datetime) -> str:

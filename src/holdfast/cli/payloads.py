@@ -6,9 +6,11 @@ from typing import TypeGuard
 
 import msgspec
 
+from holdfast.cli.output import encoded
 from holdfast.codecs.json import flatten
 from holdfast.codecs.payload import JSON, split
-from holdfast.core.run import Run, replay
+from holdfast.core.evolve import replay
+from holdfast.core.run import Run
 from holdfast.errors import FormatError
 from holdfast.runtime.views import JournalEntry
 
@@ -41,7 +43,7 @@ def output_of(run: Run) -> object:
 
 def text_of(value: object) -> str:
     """A value that `plain` gave, as compact JSON."""
-    return msgspec.json.encode(value).decode()
+    return encoded(value).decode()
 
 
 def _payload(payload: bytes) -> object:

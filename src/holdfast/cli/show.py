@@ -1,42 +1,34 @@
 """`holdfast show`: everything about one run."""
 
 import asyncio
-from typing import Annotated
+from datetime import datetime
 
-import typer
-
-from holdfast.cli.options import AsJson, Db, existing_url
+from holdfast.cli.entries import what
+from holdfast.cli.options import AsJson, Db, RunId, existing_url, given_id
 from holdfast.cli.output import (
     LONG_CHARACTERS_MAX,
     moment,
     print_document,
     print_line,
     print_table,
+    printed_line,
     shortened,
 )
 from holdfast.cli.payloads import fold, output_of, plain, text_of
-from holdfast.core.entries import (
-    Arrival,
-    BranchJoined,
-    Entry,
-    Failure,
-    RetryScheduled,
-    RunCompleted,
-    RunFailed,
-    RunStarted,
-    StepCompleted,
-)
+from holdfast.core.entries import Failure
 from holdfast.core.run import OVER
 from holdfast.engine import AsyncEngine
-from holdfast.runtime.views import JournalEntry, RunStatus
+from holdfast.runtime.views import JournalEntry, Pause, RunStatus
 
 BRANCH_COLUMNS = ("branch", "status", "step", "attempt", "parent", "failure")
-WAITING_COLUMNS = ("branch", "step", "reason", "detail", "due")
+VARIABLE_COLUMNS = ("branch", "variable", "value")
+WAITING_COLUMNS = ("branch", "step", "reason", "detail", "since", "until")
+SIGNAL_COLUMNS = ("signal", "id", "sent", "payload")
 JOURNAL_COLUMNS = ("position", "time", "epoch", "kind", "branch", "step", "attempt", "what")
 
 
 def show(
-    id: Annotated[str, typer.Argument(metavar="ID", help="Of the run.")],
+    id: RunId,
     *,
     db: Db = None,
     as_json: AsJson = False,
@@ -44,13 +36,18 @@ def show(
     """Show a run: its status, what it waits for, its output or failure, and its journal.
 
     With --json, an object: {"id", "workflow", "fingerprint", "status",
-    "output", "failure", "branches": {name: {...}}, "waiting": [...],
-    "position", "worker", "recoveries", "created_at", "updated_at",
-    "journal": [{"position", "epoch", "at", "kind", "entry": {...}}, ...]}.
+    "output", "failure", "branches": {name: {..., "pause", "variables"}},
+    "waiting": [{"branch", "step", "reason", "detail", "signal", "since",
+    "due_at"}, ...], "undelivered": [{"name", "id", "payload", "sent_at"}, ...],
+    "pause": {"reason", "by", "freezes"} or null, "cancel_reason",
+    "cancelled_by", "deadline", "position", "worker", "recoveries",
+    "created_at", "updated_at", "journal": [{"position", "epoch", "at",
+    "kind", "entry": {...}}, ...]}.
     All values are as they were recorded.
     """
-    status, journal = asyncio.run(_read(existing_url(db), id))
-    output = output_of(fold(id, journal))
+    run_id = given_id(id)
+    status, journal = asyncio.run(_read(existing_url(db), run_id))
+    output = output_of(fold(run_id, journal))
     if as_json:
         facts = {name: plain(getattr(status, name)) for name in status.__struct_fields__}
         print_document({**facts, "output": output, "journal": plain(journal)})
@@ -58,8 +55,10 @@ def show(
     _print_head(status, output)
     print_line("\nbranches")
     print_table(BRANCH_COLUMNS, [_branch_row(status, name) for name in status.branches])
+    _print_variables(status)
     if status.status not in OVER:
         _print_waiting(status)
+    _print_undelivered(status)
     print_line("journal")
     print_table(JOURNAL_COLUMNS, [_journal_row(each) for each in journal])
 
@@ -81,6 +80,12 @@ def _print_head(status: RunStatus, output: object) -> None:
     print_line(f"status    {status.status}")
     print_line(f"created   {moment(status.created_at)}")
     print_line(f"updated   {moment(status.updated_at)}")
+    if status.deadline is not None and status.status not in OVER:
+        print_line(f"deadline  {moment(status.deadline)}")
+    if status.pause is not None and status.status not in OVER:
+        print_line(f"paused    {_pause(status.pause)}")
+    if status.status == "cancelled":
+        print_line(f"cancelled {_said(status.cancelled_by or '', status.cancel_reason or '')}")
     if status.status == "completed":
         print_line(f"output    {shortened(text_of(output), LONG_CHARACTERS_MAX)}")
     if status.failure is not None:
@@ -93,11 +98,22 @@ def _print_failure(failure: Failure) -> None:
         print_line(f"          {line}")
 
 
+def _print_variables(status: RunStatus) -> None:
+    rows = [
+        (branch.id, name, shortened(text_of(value)))
+        for branch in status.branches.values()
+        for name, value in branch.variables.items()
+    ]
+    if rows:
+        print_line("variables")
+        print_table(VARIABLE_COLUMNS, rows)
+
+
 def _print_waiting(status: RunStatus) -> None:
     if status.waiting:
         print_line("waiting for")
         rows = [
-            (w.branch, w.step, w.reason, w.detail, "-" if w.due_at is None else moment(w.due_at))
+            (w.branch, w.step, w.reason, printed_line(w.detail), _when(w.since), _when(w.due_at))
             for w in status.waiting
         ]
         print_table(WAITING_COLUMNS, rows)
@@ -105,8 +121,33 @@ def _print_waiting(status: RunStatus) -> None:
         print_line(f"worker {status.worker} drives it\n")
     elif status.status == "blocked":
         print_line("blocked: it cannot go on before that is mended; its journal is kept as it is\n")
+    elif status.status == "paused":
+        print_line("paused: what is held goes on when it is unpaused\n")
     else:
         print_line(f"no worker holds it; one that knows {status.workflow!r} goes on with it\n")
+
+
+def _print_undelivered(status: RunStatus) -> None:
+    if status.undelivered:
+        print_line("signals that no branch has received")
+        rows = [
+            (each.name, each.id, moment(each.sent_at), shortened(text_of(each.payload)))
+            for each in status.undelivered
+        ]
+        print_table(SIGNAL_COLUMNS, rows)
+
+
+def _pause(pause: Pause) -> str:
+    clocks = "clocks stand still" if pause.freezes else "clocks run"
+    return f"{_said(pause.by, pause.reason)} ({clocks})"
+
+
+def _said(by: str, reason: str) -> str:
+    return printed_line(": ".join(part for part in (by and f"by {by}", reason) if part)) or "-"
+
+
+def _when(at: datetime | None) -> str:
+    return "-" if at is None else moment(at)
 
 
 def _branch_row(status: RunStatus, name: str) -> tuple[str, ...]:
@@ -132,36 +173,5 @@ def _journal_row(each: JournalEntry) -> tuple[str, ...]:
         str(getattr(entry, "branch", "")),
         str(getattr(entry, "step", "")),
         str(getattr(entry, "attempt", "")),
-        _what(entry),
+        what(entry),
     )
-
-
-def _what(entry: Entry) -> str:
-    """What an entry says beyond its columns: a value, and where the run went from there."""
-    match entry:
-        case RunStarted():
-            what = _value(entry.input) + _onwards("", entry.arrivals)
-        case StepCompleted():
-            what = _value(entry.output) + _onwards(entry.branch, entry.arrivals)
-        case BranchJoined():
-            what = ", ".join(entry.joined) + _onwards(entry.branch, entry.arrivals)
-        case RetryScheduled():
-            what = f"in {entry.delay_ms} ms, after {shortened(entry.failure.summary())}"
-        case RunFailed():
-            what = shortened(entry.failure.summary())
-        case RunCompleted():
-            what = f"the output is that of branch {entry.branch}"
-        case _:
-            what = shortened(text_of(plain(entry)))
-    return what
-
-
-def _value(payload: bytes) -> str:
-    return shortened(text_of(plain(payload)))
-
-
-def _onwards(branch: str, arrivals: tuple[Arrival, ...]) -> str:
-    if not arrivals:
-        return ""
-    steps = (a.step if a.branch == branch else f"{a.step} (branch {a.branch})" for a in arrivals)
-    return " -> " + ", ".join(steps)

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from holdfast.core.entries import Arrival, Failure
+from holdfast.core.entries import Arrival, Failure, Paused, RunCancelled
+from holdfast.core.evolve import recount
 from holdfast.core.run import Branch, BranchStatus, Run, RunStatus, Value
 
 Reference = int | dict[str, Any]
 """Index into the table of payloads, or by branch the references of a value that a join has made."""
-_VERSION = 1
+_VERSION = 2
 
 
 class _BranchState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -21,13 +22,18 @@ class _BranchState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     parent: str | None
     status: BranchStatus
     at: Arrival | None
+    since_ms: int
     attempt: int
-    due_at_ms: int
+    due_at_ms: int | None
+    left_ms: int | None
+    pause: Paused | None
+    paused_at_ms: int
     value: Reference
     variables: dict[str, int]
     visits: dict[str, int]
     budgets: dict[str, int]
     failure: Failure | None
+    was: BranchStatus | None
 
 
 class _RunState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -45,6 +51,13 @@ class _RunState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     created_at_ms: int
     updated_at_ms: int
     joining: list[str]
+    waits: list[tuple[str, str]]
+    timeout_ms: int | None
+    deadline_ms: int | None
+    deadline_left_ms: int | None
+    pause: Paused | None
+    paused_at_ms: int
+    cancel: RunCancelled | None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -71,6 +84,13 @@ def encode_run(run: Run) -> bytes:
         run.created_at_ms,
         run.updated_at_ms,
         list(run.joining),
+        list(run.waits.items()),
+        run.timeout_ms,
+        run.deadline_ms,
+        run.deadline_left_ms,
+        run.pause,
+        run.paused_at_ms,
+        run.cancel,
     )
     return _encoder.encode(state)
 
@@ -92,22 +112,15 @@ def _run(run_id: str, state: _RunState) -> Run:
     run.status, run.position = state.status, state.position
     for each in state.branches:
         run.branches[each.id] = _branch(each, payloads)
-    run.joining = dict.fromkeys(state.joining)
-    _count(run)
+    run.joining, run.waits = dict.fromkeys(state.joining), dict(state.waits)
+    run.pause, run.paused_at_ms, run.cancel = state.pause, state.paused_at_ms, state.cancel
+    run.timeout_ms, run.deadline_ms = state.timeout_ms, state.deadline_ms
+    run.deadline_left_ms = state.deadline_left_ms
+    recount(run)
     run.branches_started = state.branches_started
     run.output_branch, run.failure = state.output_branch, state.failure
     run.created_at_ms, run.updated_at_ms = state.created_at_ms, state.updated_at_ms
     return run
-
-
-def _count(run: Run) -> None:
-    """What a run keeps of its branches for quick answers."""
-    for branch in run.branches.values():
-        if branch.status == "active":
-            run.active += 1
-        elif branch.status == "backoff":
-            run.backoffs[branch.id] = branch.due_at_ms
-    run.open = run.active + len(run.backoffs) + len(run.joining)
 
 
 def _branch_state(branch: Branch, table: dict[bytes, int]) -> _BranchState:
@@ -117,20 +130,27 @@ def _branch_state(branch: Branch, table: dict[bytes, int]) -> _BranchState:
         branch.parent,
         branch.status,
         branch.at,
+        branch.since_ms,
         branch.attempt,
         branch.due_at_ms,
+        branch.left_ms,
+        branch.pause,
+        branch.paused_at_ms,
         _refer(branch.value, table),
         variables,
         branch.visits,
         branch.budgets,
         branch.failure,
+        branch.was,
     )
 
 
 def _branch(state: _BranchState, payloads: list[bytes]) -> Branch:
     branch = Branch(state.id, None, _value(state.value, payloads))
     branch.parent, branch.status, branch.at = state.parent, state.status, state.at
-    branch.attempt, branch.due_at_ms = state.attempt, state.due_at_ms
+    branch.since_ms, branch.attempt = state.since_ms, state.attempt
+    branch.pause, branch.paused_at_ms = state.pause, state.paused_at_ms
+    branch.due_at_ms, branch.left_ms, branch.was = state.due_at_ms, state.left_ms, state.was
     branch.variables = {name: payloads[index] for name, index in state.variables.items()}
     branch.visits, branch.budgets, branch.failure = state.visits, state.budgets, state.failure
     return branch

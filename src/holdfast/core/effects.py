@@ -2,6 +2,8 @@
 
 import msgspec
 
+from holdfast.core.events import DeadlinePassed, TimerFired
+
 
 class StartAttempt(msgspec.Struct, frozen=True, gc=False):
     """Call the task of a step."""
@@ -13,10 +15,14 @@ class StartAttempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class ArmTimer(msgspec.Struct, frozen=True):
-    """Carry out `then` when the store's clock reaches `due_at_ms`, never earlier."""
+    """Carry out `then`, or report it, when the store's clock reaches `due_at_ms`, never earlier.
 
+    `branch` is whose timer it is, "" for the whole run's.
+    """
+
+    branch: str
     due_at_ms: int
-    then: StartAttempt
+    then: StartAttempt | TimerFired | DeadlinePassed
 
 
 Effect = StartAttempt | ArmTimer

@@ -10,8 +10,22 @@ from typing import Literal
 
 import msgspec
 
-ArrivalKind = Literal["task", "join"]
+ArrivalKind = Literal["task", "join", "sleep", "wait_signal"]
 NOTHING_SET: Mapping[str, bytes] = {}
+
+
+class Wait(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a branch waits for at a step, decided when it came there.
+
+    Attributes:
+        signal: Name of the signal; "" for a sleep.
+        for_ms: A sleep's duration, or a wait's time-out, counted from the stamp of the arrival; None for ever.
+        until_ms: Instead of it a moment in store time.
+    """
+
+    signal: str = ""
+    for_ms: int | None = None
+    until_ms: int | None = None
 
 
 class Arrival(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -19,10 +33,11 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unk
 
     Attributes:
         branch: Existing or new branch.
-        step: Name of a task or join step.
+        step: Name of a step.
         visit: Which time this branch comes to this step, from 1. Without it, cycles collide.
         kind: What the step does, so that replay needs no definition.
         parent: For a new branch, the branch that started it; else None.
+        wait: For kinds `sleep` and `wait_signal`.
     """
 
     branch: str
@@ -30,6 +45,7 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unk
     visit: int
     kind: ArrivalKind = "task"
     parent: str | None = None
+    wait: Wait | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -62,12 +78,13 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class RunStarted(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True):
-    """The first entry of every run."""
+    """The first entry of every run. It is to be over `timeout_ms` after its stamp, pauses left out."""
 
     workflow: str
     fingerprint: str
     input: bytes
     arrivals: tuple[Arrival, ...]
+    timeout_ms: int | None = None
 
 
 class StepCompleted(
@@ -134,4 +151,71 @@ class RunFailed(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False
     failure: Failure
 
 
-Entry = RunStarted | StepCompleted | RetryScheduled | BranchJoined | RunCompleted | RunFailed
+class SleepEnded(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """A branch has slept; its value is what it was."""
+
+    branch: str
+    step: str
+    visit: int
+    arrivals: tuple[Arrival, ...]
+
+
+class SignalReceived(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """A waiting branch took message number `seq` out of the inbox, in this very transaction."""
+
+    branch: str
+    step: str
+    visit: int
+    seq: int
+    payload: bytes
+    arrivals: tuple[Arrival, ...]
+
+
+class WaitTimedOut(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """No signal came in time, and the branch goes where the workflow says; its value is what it was."""
+
+    branch: str
+    step: str
+    visit: int
+    arrivals: tuple[Arrival, ...]
+
+
+class Paused(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """No attempt of `branch`, or with "" of any branch, starts until it is unpaused.
+
+    `freezes`: the clocks of its sleeps, waits and retries stand still.
+    """
+
+    branch: str
+    reason: str
+    by: str
+    freezes: bool = True
+
+
+class Unpaused(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """The pause of `branch` is over; with "" those of the run and of all its branches."""
+
+    branch: str
+    by: str
+
+
+class RunCancelled(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """The run is over because someone wanted it so; unfinished branches were cancelled."""
+
+    reason: str
+    by: str
+
+
+class RunReopened(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """A failed run goes on where it failed: the failed step with new budgets, the others as they were."""
+
+    by: str
+
+
+Control = Paused | Unpaused | RunCancelled | RunReopened
+"""Entries that somebody outside asks for."""
+
+Moved = StepCompleted | BranchJoined | SleepEnded | SignalReceived | WaitTimedOut
+"""Entries by which a branch leaves a step."""
+
+Entry = RunStarted | Moved | RetryScheduled | Control | RunCompleted | RunFailed

@@ -1,22 +1,32 @@
 """The header of a run after entries that are not committed yet: what its row must say with them.
 
-The row changes in the same transaction as the journal, before the store's stamp is known, so the header is
-told from the state and the entries. A property test holds it equal to the fold (invariant 4).
+The row changes in the same transaction as the journal, before the store's stamp is known. So the entries are
+applied to a copy at a stamp that stands for itself: due times at or above it are counted from the real one.
 """
+
+import copy
+import math
+from collections.abc import Iterable
 
 import msgspec
 
 from holdfast.core.entries import (
     Arrival,
-    BranchJoined,
     Entry,
+    Moved,
     RetryScheduled,
     RunCompleted,
-    RunFailed,
     RunStarted,
+    SignalReceived,
+    SleepEnded,
     StepCompleted,
+    WaitTimedOut,
 )
+from holdfast.core.evolve import evolve
 from holdfast.core.run import Run, RunStatus
+
+_STAMP = 2**60
+"""Later than any instant, and so far from all of them that no duration leads from one side to the other."""
 
 
 class Header(msgspec.Struct, frozen=True, gc=False):
@@ -26,61 +36,88 @@ class Header(msgspec.Struct, frozen=True, gc=False):
         due_at_ms: 0 for now, None for never by itself.
         due_in_ms: Counted from the stamp of the commit; the earlier of the two holds.
         completes: Whether a step completes in the entries.
+        times_out: Whether they say that a signal did not come in time.
     """
 
     status: RunStatus
     due_at_ms: int | None = None
     due_in_ms: int | None = None
     completes: bool = False
+    times_out: bool = False
+
+    def wait_ms(self, now_ms: int) -> float:
+        """How long nothing is due; infinite where nothing ever is by itself."""
+        at = math.inf if self.due_at_ms is None else self.due_at_ms - now_ms
+        return min(at, math.inf if self.due_in_ms is None else self.due_in_ms)
 
 
+_MOVES = (StepCompleted, SleepEnded, SignalReceived)
 _NEXT_STEP = Header("running", 0, None, completes=True)
+_FIRST_STEP = Header("running", 0)
 _COMPLETED = Header("completed", completes=True)
 
 
 def header_after(run: Run, entries: list[Entry]) -> Header:
     """The header of `run` once `entries` are applied to it."""
-    often = _often(entries)
+    often = _often(run, entries)
     if often is not None:
         return often
-    active = run.active
-    completes = False
-    left: list[str] = []
-    due_in: list[int] = []
-    for entry in entries:
-        match entry:
-            case StepCompleted():
-                completes = True
-                left.append(entry.branch)
-                active += _tasks(entry.arrivals) - (entry.branch not in run.backoffs)
-            case BranchJoined() | RunStarted():
-                active += _tasks(entry.arrivals)
-            case RetryScheduled():
-                left.append(entry.branch)
-                due_in.append(entry.delay_ms)
-                active -= entry.branch not in run.backoffs
-            case RunCompleted():
-                return Header("completed", completes=completes)
-            case RunFailed():
-                return Header("failed", completes=completes)
-    if active:
-        return Header("running", 0, None, completes)
-    waiting = [due for branch, due in run.backoffs.items() if branch not in left]
-    return Header("suspended", min(waiting, default=None), min(due_in, default=None), completes)
+    after = run
+    if entries:
+        after = _copied(run, entries)
+        for entry in entries:
+            evolve(after, entry, _STAMP)
+    times_out = any(isinstance(entry, WaitTimedOut) for entry in entries)
+    completes = times_out or any(isinstance(entry, _MOVES) for entry in entries)
+    if after.is_over or after.active:
+        return Header(after.status, 0 if after.active else None, None, completes, times_out)
+    dues = after.dues()
+    absolute = min((due for due in dues if due < _STAMP // 2), default=None)
+    relative = min((due - _STAMP for due in dues if due >= _STAMP // 2), default=None)
+    return Header(after.status, absolute, relative, completes, times_out)
 
 
-def _often(entries: list[Entry]) -> Header | None:
-    """Most commits by far: a branch goes on, or the only one ends."""
-    if entries and type(entries[0]) is StepCompleted:
-        if len(entries) == 1:
-            arrivals = entries[0].arrivals
-            return _NEXT_STEP if len(arrivals) == 1 and arrivals[0].kind == "task" else None
-        return _COMPLETED if type(entries[1]) is RunCompleted else None
+def _often(run: Run, entries: list[Entry]) -> Header | None:
+    """Most commits by far: a branch goes on, the only one ends, or a run starts."""
+    if not entries:
+        return None
+    first = entries[0]
+    if isinstance(first, _MOVES):
+        if len(entries) == 1 and run.pause is None and not run.paused:
+            return _NEXT_STEP if _is_task(first.arrivals) else None
+        if len(entries) > 1 and type(entries[1]) is RunCompleted:
+            return _COMPLETED
+    elif type(first) is RunStarted and len(entries) == 1 and _is_task(first.arrivals):
+        return _FIRST_STEP
     return None
 
 
-def _tasks(arrivals: tuple[Arrival, ...]) -> int:
-    count = 0
-    for arrival in arrivals:
-        count += arrival.kind == "task"
-    return count
+def _is_task(arrivals: tuple[Arrival, ...]) -> bool:
+    return len(arrivals) == 1 and arrivals[0].kind == "task"
+
+
+def _copied(run: Run, entries: list[Entry]) -> Run:
+    """A copy that `entries` can be applied to; branches that none of them concerns are shared."""
+    after = copy.copy(run)
+    after.branches = dict(run.branches)
+    after.joining, after.waits, after.timers = dict(run.joining), dict(run.waits), dict(run.timers)
+    for name in _concerned(run, entries):
+        branch = after.branches.get(name)
+        if branch is not None:
+            branch = after.branches[name] = copy.copy(branch)
+            branch.variables, branch.visits = dict(branch.variables), dict(branch.visits)
+            branch.budgets = dict(branch.budgets)
+    return after
+
+
+def _concerned(run: Run, entries: list[Entry]) -> Iterable[str]:
+    names: set[str] = set()
+    for entry in entries:
+        if isinstance(entry, RetryScheduled):
+            names.add(entry.branch)
+        elif isinstance(entry, Moved):
+            names.add(entry.branch)
+            names.update(arrival.branch for arrival in entry.arrivals)
+        elif not isinstance(entry, RunStarted | RunCompleted):
+            return run.branches
+    return names

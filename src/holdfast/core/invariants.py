@@ -1,25 +1,45 @@
 """What is true of every run, whatever was recorded: for tests, the simulator and crash checks."""
 
-from holdfast.core.run import OPEN, Run
+from holdfast.core.run import OPEN, Branch, Run
 
 
 def check(run: Run) -> list[str]:
     """List what is wrong with the state; an empty list is the only right answer."""
-    branches = run.branches.values()
-    active = [b.id for b in branches if b.status == "active"]
-    backoff = {b.id: b.due_at_ms for b in branches if b.status == "backoff"}
-    joining = [b.id for b in branches if b.status == "joining"]
-    still_open = len(active) + len(backoff) + len(joining)
+    branches = list(run.branches.values())
+    still_open = [b for b in branches if b.status in OPEN]
+    active = [b for b in still_open if b.status == "active" and not run.holds(b)]
+    joining = [b.id for b in still_open if b.status == "joining"]
+    waits = {b.id: b.at.wait.signal for b in still_open if b.status == "waiting" and b.at and b.at.wait}
     claims = {
-        "active counts the active branches": run.active == len(active),
-        "backoffs holds the due times": run.backoffs == backoff,
-        "joining holds the waiting branches": sorted(run.joining) == sorted(joining),
-        "open counts the open branches": run.open == still_open,
+        "active counts the branches that owe an attempt now": run.active == len(active),
+        "timers holds the clocks that run": run.timers == {b.id: b.due_at_ms for b in _clocks(run)},
+        "joining holds the branches at joins": sorted(run.joining) == sorted(joining),
+        "waits holds the awaited signals": run.waits == waits,
+        "paused counts the pauses of branches": run.paused == sum(b.pause is not None for b in still_open),
+        "open counts the open branches": run.open == len(still_open),
         "nothing is open in a run that is over": not (run.is_over and still_open),
+        "the status says what the open branches do": not run.open or run.status == _status(run),
         "only a completed run has an output branch": (run.status == "completed")
         == (run.output_branch is not None),
         "only a failed run has a failure": (run.status == "failed") == (run.failure is not None),
-        "an open branch is somewhere": all(b.at is not None for b in branches if b.status in OPEN),
+        "only a cancelled run was cancelled": (run.status == "cancelled") == (run.cancel is not None),
+        "an open branch is somewhere": all(b.at is not None for b in still_open),
+        "a clock runs or stands still": all(b.due_at_ms is None or b.left_ms is None for b in still_open),
+        "clocks stand still only in a pause": all(b.left_ms is None or run.holds(b) for b in still_open),
+        "a deadline runs or stands still": run.deadline_ms is None or run.deadline_left_ms is None,
+        "only an unfinished run has a deadline": not (run.is_over and run.deadline_ms is not None),
         "stamps never fall": run.created_at_ms <= run.updated_at_ms,
     }
     return [claim for claim, holds in claims.items() if not holds]
+
+
+def _clocks(run: Run) -> list[Branch]:
+    timed = [b for b in run.branches.values() if b.status in {"sleeping", "waiting"}]
+    timed += [b for b in run.branches.values() if b.status == "backoff" and not run.holds(b)]
+    return [b for b in timed if b.due_at_ms is not None]
+
+
+def _status(run: Run) -> str:
+    if run.active:
+        return "running"
+    return "paused" if run.pause is not None or run.paused else "suspended"

@@ -5,7 +5,7 @@ run        --(its last branch completed)-->           completed: RunCompleted
 run        --(every open branch waits at a join)-->   failed: RunFailed(join_unsatisfiable)
 """
 
-from holdfast.core.edges import follow
+from holdfast.core.edges import leave_by
 from holdfast.core.entries import Arrival, BranchJoined, Failure, RunCompleted
 from holdfast.core.run import Branch
 from holdfast.core.turn import Turn
@@ -58,11 +58,7 @@ def _join(turn: Turn, at: Arrival) -> None:
         branch = Branch(at.branch, None, b"")
         branch.at = at
         branch.visits[at.step] = at.visit
-    if step.edges:
-        arrivals = follow(turn, branch, step.edges)
-    else:
-        arrivals = ()
-        turn.ended += (branch.id,)
+    arrivals = leave_by(turn, branch, step.edges)
     turn.record(BranchJoined(at.branch, at.step, at.visit, joined, arrivals))
 
 

@@ -5,7 +5,7 @@ active      --(AttemptSucceeded)-->  at the next step, or completed: StepComplet
 any other   --(AttemptSucceeded)-->  unchanged, the event is stale
 """
 
-from holdfast.core.edges import arrive, follow
+from holdfast.core.edges import arrive, leave_by
 from holdfast.core.entries import Arrival, Entry, RunCompleted, RunStarted, StepCompleted
 from holdfast.core.events import AttemptSucceeded, StartRequested
 from holdfast.core.run import MAIN, Branch, Run
@@ -24,7 +24,8 @@ def start_requested(turn: Turn, event: StartRequested) -> None:
     turn.ended = ()
     if any(arrival.branch == MAIN for arrival in arrivals):
         turn.started += (MAIN,)
-    turn.record(RunStarted(workflow.name, workflow.fingerprint, event.input, arrivals))
+    timeout_ms = workflow.timeout_ms
+    turn.record(RunStarted(workflow.name, workflow.fingerprint, event.input, arrivals, timeout_ms))
 
 
 def straight_on(workflow: Workflow, run: Run, event: AttemptSucceeded) -> list[Entry] | None:
@@ -57,12 +58,7 @@ def attempt_succeeded(turn: Turn, event: AttemptSucceeded) -> None:
     branch = turn.current(event)
     if branch is None:
         return
-    edges = turn.workflow.steps[event.step].edges
-    if edges:
-        arrivals = follow(turn, branch, edges)
-    else:
-        arrivals = ()
-        turn.ended += (branch.id,)
+    arrivals = leave_by(turn, branch, turn.workflow.steps[event.step].edges)
     turn.record(
         StepCompleted(event.branch, event.step, event.visit, event.attempt, event.output, arrivals, event.sets)
     )

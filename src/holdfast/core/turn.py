@@ -1,6 +1,8 @@
 """What one call of `decide` has decided so far, beside the state it began with."""
 
-from holdfast.core.entries import Arrival, Entry, Failure, RunFailed
+import msgspec
+
+from holdfast.core.entries import Arrival, Entry, Failure, Paused, RunFailed, Unpaused
 from holdfast.core.events import AttemptFailed, AttemptSucceeded
 from holdfast.core.run import OWING, Branch, Run
 from holdfast.definition.workflow import Workflow
@@ -18,10 +20,23 @@ class Turn:
         joining: Arrivals of branches at joins in this turn.
         joined: Arrivals at joins that were satisfied in this turn: nobody waits there any more.
         started: Ids of branches that start in this turn.
+        pausing: Pauses of branches that come to them by the next entry.
+        moved: Branches that have stopped waiting in this turn, so that nothing else ends their wait.
         over: Whether the run ends in this turn; then nothing more is decided.
     """
 
-    __slots__ = ("ended", "entries", "joined", "joining", "over", "run", "started", "workflow")
+    __slots__ = (
+        "ended",
+        "entries",
+        "joined",
+        "joining",
+        "moved",
+        "over",
+        "pausing",
+        "run",
+        "started",
+        "workflow",
+    )
 
     def __init__(self, workflow: Workflow, run: Run) -> None:
         """Nothing is decided yet."""
@@ -34,6 +49,8 @@ class Turn:
         self.joining: tuple[Arrival, ...] = ()
         self.joined: tuple[Arrival, ...] = ()
         self.started: tuple[str, ...] = ()
+        self.pausing: tuple[Paused, ...] = ()
+        self.moved: tuple[str, ...] = ()
 
     def current(self, event: AttemptSucceeded | AttemptFailed) -> Branch | None:
         """The branch that owes exactly this attempt, or None for a stale event."""
@@ -45,15 +62,28 @@ class Turn:
             return None
         return branch
 
+    def has_stopped(self, branch: str) -> bool:
+        """Whether a pause in this turn has stopped the clock of the branch, or with "" that of the run."""
+        for entry in reversed(self.entries):
+            if isinstance(entry, Unpaused) and entry.branch in {"", branch}:
+                return False
+            if isinstance(entry, Paused) and entry.freezes and entry.branch in {"", branch}:
+                return True
+        return False
+
     def record(self, entry: Entry) -> None:
         """Add what a branch has done: before the failure of the run, where following its edges gave one."""
         if self.over:
             self.entries.insert(-1, entry)
         else:
             self.entries.append(entry)
+            self.entries += self.pausing
+        self.pausing = ()
 
     def fail(self, branch: str, at: Arrival | None, attempt: int, failure: Failure) -> None:
         """End the run with a failure: of `branch` at `at`, or with "" of the run itself."""
         step, visit = (at.step, at.visit) if at is not None else ("", 0)
+        if step and not failure.step:
+            failure = msgspec.structs.replace(failure, step=step)
         self.entries.append(RunFailed(branch, step, visit, attempt, failure))
         self.over = True

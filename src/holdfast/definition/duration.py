@@ -2,7 +2,7 @@
 
 import math
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from holdfast.errors import UsageError
 
@@ -34,6 +34,20 @@ def to_ms(duration: Duration, *, what: str = "duration") -> int:
             fix='write a timedelta, seconds, or text like "250ms", "30s", "1h30m" or "3d"',
         )
     return math.ceil(value)
+
+
+def instant_ms(moment: datetime, *, what: str) -> int:
+    """A moment in ms since 1970-01-01 UTC, rounded up so that nothing is ever early.
+
+    Raises:
+        UsageError: It has no time zone, or is before 1970.
+    """
+    if not isinstance(moment, datetime) or moment.tzinfo is None or moment.timestamp() < 0:
+        raise UsageError(
+            what=f"{what} {moment!r} is not a datetime with a time zone from 1970 on",
+            fix="write for example datetime(2030, 1, 1, 9, tzinfo=UTC)",
+        )
+    return math.ceil(moment.timestamp() * 1_000)
 
 
 def _raw_ms(duration: object) -> float | None:

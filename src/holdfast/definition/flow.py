@@ -1,4 +1,4 @@
-"""`Flow`: a pipeline written fluently, compiled to the one graph model (semantics rows 37, 38, 44).
+"""`Flow`: a pipeline written fluently, compiled to the one graph model (semantics rows 37, 38, 41, 44).
 
     flow = Flow("order").then(validate).fork().branch(reserve).branch(charge).join(bill).then(ship)
 
@@ -7,15 +7,18 @@ the trunk waits; the function given to `join` is the task step after it.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from holdfast.definition.step import Edge, Join, Step
+from holdfast.definition.duration import Duration
+from holdfast.definition.policies import Retention
+from holdfast.definition.step import Edge, Join, Sleep, Step, WaitSignal
 from holdfast.definition.task import Task, as_task
 from holdfast.definition.validate import check_workflow
 from holdfast.definition.workflow import Workflow
-from holdfast.errors import DefinitionError, Problem
+from holdfast.errors import DefinitionError, Problem, UsageError
 
 Target = Callable[..., Any]
 LAMBDA = "<lambda>"
@@ -32,10 +35,19 @@ class Flow:
     which reports every problem at once; engines and `run()` build by themselves.
     """
 
-    def __init__(self, name: str, metadata: Mapping[str, Any] | None = None) -> None:
-        """Args: name of the workflow, and JSON-like facts about it."""
+    def __init__(
+        self,
+        name: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        timeout: Duration | None = None,
+        retention: Retention | None = None,
+    ) -> None:
+        """Args: name of the workflow, JSON-like facts about it, and the bounds that `Workflow` has."""
         self.name = name
         self._metadata = metadata
+        self._timeout = timeout
+        self._retention = retention
         self._draft = _Draft()
 
     def then(self, f: Target, *, name: str | None = None) -> "Flow":
@@ -47,6 +59,55 @@ class Flow:
         """
         self._draft.end_fork()
         self._draft.append(self._draft.task_step(f, name))
+        return self
+
+    def delay(self, name: str, duration: Duration | None = None, *, until: datetime | None = None) -> "Flow":
+        """Add a step that waits and passes on what it got; a waiting run is a row and costs nothing else.
+
+        Args:
+            name: Of the step.
+            duration: How long, such as "3d", counted from the commit of the step before.
+            until: Instead of it a moment, with its time zone; a pause does not move it.
+        """
+        self._draft.end_fork()
+        label = self._draft.claim_name(name)
+        try:
+            sleep = Sleep.of(duration, until=until)
+        except UsageError as error:
+            self._draft.report(label, "duration", str(error))
+            sleep = Sleep(0)
+        self._draft.append(Step(label, "sleep", sleep=sleep))
+        return self
+
+    def wait_for_signal(
+        self,
+        signal: str,
+        name: str | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: Target | None = None,
+    ) -> "Flow":
+        """Add a step that waits for a signal; its payload is the argument of the next step.
+
+        Args:
+            signal: Its name, as in `handle.signal(name, payload)`.
+            name: Of the step; default the signal's name.
+            timeout: How long to wait; default for ever.
+            on_timeout: Called when the time is up, with the output of the step before; its output takes the
+                place of the payload. Without it the run fails with `timeout`.
+        """
+        draft = self._draft
+        draft.end_fork()
+        label = draft.claim_name(signal if name is None else name)
+        instead = None if on_timeout is None else draft.task_step(on_timeout, None)
+        try:
+            wait = WaitSignal.of(signal, timeout=timeout, on_timeout=None if instead is None else instead.name)
+        except UsageError as error:
+            draft.report(label, "duration", str(error))
+            wait = WaitSignal(signal)
+        draft.append(Step(label, "wait_signal", wait_signal=wait))
+        if instead is not None:
+            draft.append_beside(instead)
         return self
 
     def fork(self) -> "Fork":
@@ -79,6 +140,8 @@ class Flow:
             self._draft.steps,
             tasks=self._draft.tasks.values(),
             metadata=self._metadata,
+            timeout=self._timeout,
+            retention=self._retention,
         )
 
 
@@ -130,10 +193,11 @@ class Fork:
 
 
 class _Draft:
-    """What a flow and its fork collect together; `steps[-1]` is the end of the trunk."""
+    """What a flow and its fork collect together."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self._ends: list[int] = []
         self.tasks: dict[str, Task[..., Any]] = {}
         self.problems: list[Problem] = []
         self.branches: set[str] = set()
@@ -161,13 +225,22 @@ class _Draft:
         self.append(Step(fork_name, "fork", edges=(*edges, Edge(join_name))))
         self.steps += [step for steps in branches.values() for step in steps]
         join = Join(tuple(branches))
-        self.steps += [Step(join_name, "join", join=join, edges=(Edge(after.name),)), after]
+        self.steps.append(Step(join_name, "join", join=join, edges=(Edge(after.name),)))
+        self._ends = []
+        self.append(after)
 
     def append(self, step: Step) -> None:
-        if self.steps:
-            last = self.steps[-1]
-            self.steps[-1] = msgspec.structs.replace(last, edges=(*last.edges, Edge(step.name)))
+        """Add a step that the end of the trunk leads to; now it is the end."""
+        for index in self._ends:
+            last = self.steps[index]
+            self.steps[index] = msgspec.structs.replace(last, edges=(*last.edges, Edge(step.name)))
         self.steps.append(step)
+        self._ends = [len(self.steps) - 1]
+
+    def append_beside(self, step: Step) -> None:
+        """Add a step that is another end of the trunk, and that no edge leads to."""
+        self.steps.append(step)
+        self._ends.append(len(self.steps) - 1)
 
     def task_step(self, f: Target, name: str | None) -> Step:
         if not callable(f):
@@ -191,6 +264,15 @@ class _Draft:
         if self.tasks.setdefault(task.name, task).fn != task.fn:
             self.report(task.name, "task_name", f"two functions are called {task.name!r}; name one")
         return Step(self.distinct(name or task.name), task=task.name)
+
+    def claim_name(self, name: object) -> str:
+        """The name that was asked for; reported where another step has it."""
+        if not isinstance(name, str):
+            self.report("", "name", f"{name!r} is not the name of a step")
+            return self.distinct(HOLE)
+        if name in self._names:
+            self.report(name, "duplicate_step", "another step has the same name")
+        return self.distinct(name)
 
     def hole(self) -> Step:
         return Step(self.distinct(HOLE), task=HOLE)

@@ -1,5 +1,6 @@
 """How failures are answered: retry policies. Policies are no part of a workflow's fingerprint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,9 +13,34 @@ TIMEOUT = "timeout"
 FATAL = "fatal"
 ROOTS = ("Exception", "BaseException")
 """Classes that every error derives from: as patterns they mean `all`."""
+SWEPT = ("completed", "cancelled", "failed", "blocked")
+"""Statuses that a retention may name; a plain duration is for the first two."""
+Retention = Duration | Mapping[str, Duration]
+"""How long runs are kept after their end: one duration, or one for each status."""
+RETENTION_MIN_MS = 1_000
 RETRIES_MAX = 10_000
 """Retries of one policy: beyond this a step is a loop, and says so better as one."""
 BACKOFF_RATE_MAX = 1_000
+
+
+def retention_ms(retention: Retention | None) -> Mapping[str, int]:
+    """How long runs are kept after they were changed last, in ms by status; those not named are kept for ever.
+
+    A plain duration is for completed and cancelled runs (semantics row 58).
+
+    Raises:
+        UsageError: No duration, one under a second, or no such status.
+    """
+    if retention is None:
+        return {}
+    given = retention if isinstance(retention, Mapping) else dict.fromkeys(SWEPT[:2], retention)
+    kept = {status: to_ms(duration, what="retention") for status, duration in given.items()}
+    if any(status not in SWEPT or ms < RETENTION_MIN_MS for status, ms in kept.items()):
+        raise UsageError(
+            what=f"retention {retention!r} is not from 1 s on, or for another status than {', '.join(SWEPT)}",
+            fix='write for example retention="30d" or retention={"completed": "30d", "failed": "90d"}',
+        )
+    return kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, ParamSpec, TypeGuard, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeGuard, TypeVar, get_args, overload
 
 from holdfast.definition.duration import Duration, to_ms
 from holdfast.definition.policies import Retry
@@ -13,6 +13,7 @@ from holdfast.errors import UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Executor = Literal["thread", "process"]
 
 NAME_MAX_BYTES = 255
 TAGS_MAX = 20
@@ -29,7 +30,8 @@ class Task(Generic[P, R]):
         fn: The function as written.
         retry: Policies, tried in order, for each failure.
         timeout_ms: Bound of every attempt, or None.
-        tags, priority, description, effect, executor, version: As given to `task()`.
+        executor: Where a sync function runs; None for a thread.
+        tags, priority, description, effect, version: As given to `task()`.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Task(Generic[P, R]):
         tags: tuple[str, ...] = (),
         priority: int = 3,
         description: str = "",
+        executor: Executor | None = None,
     ) -> None:
         """Use `task()` instead: it checks what is given and fills in what is not."""
         functools.update_wrapper(self, fn)
@@ -52,6 +55,7 @@ class Task(Generic[P, R]):
         self.tags = tags
         self.priority = priority
         self.description = description
+        self.executor = executor
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function directly: no journal, no retries."""
@@ -75,6 +79,7 @@ def task(
     tags: Sequence[str] = (),
     priority: int = 3,
     description: str | None = None,
+    executor: Executor | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(
     target: Callable[..., Any] | str | None = None,
@@ -86,6 +91,7 @@ def task(
     tags: Sequence[str] = (),
     priority: int = 3,
     description: str | None = None,
+    executor: Executor | None = None,
 ) -> Task[..., Any] | Callable[[Callable[..., Any]], Task[..., Any]]:
     """Make a function a task: bare, `@task("name")`, or with options (semantics row 36).
 
@@ -97,20 +103,28 @@ def task(
         tags: At most 20, of 64 characters.
         priority: 1 (first) to 5.
         description: Default: the first line of the docstring.
+        executor: Where a sync function runs. "thread", the default: in this process; it cannot be stopped, only
+            abandoned. "process": in another process of this machine, which is killed when the time is up or the
+            run is lost, and which has an interpreter lock of its own; the function must be importable by the
+            name of its module and its own. An async function runs on the event loop.
 
     Returns:
         A `Task`, or a decorator that makes one.
 
     Raises:
-        UsageError: An option is out of bounds; nothing was made.
+        UsageError: An option is out of bounds, or the function cannot run there; nothing was made.
     """
     if retries is not None and retry is not None:
         raise UsageError(what="both retries and retry are given", fix="give one of them")
     policies = _policies(retries, retry)
     limit_ms = None if timeout is None else to_ms(timeout, what="timeout")
     _check_labels(tags, priority)
+    if executor is not None and executor not in get_args(Executor):
+        raise UsageError(what=f"executor {executor!r} is not known", fix='use "thread" or "process"')
 
     def decorate(fn: Callable[..., Any]) -> Task[..., Any]:
+        if executor is not None:
+            _check_executor(fn, executor)
         return Task(
             fn,
             name=check_name(target if isinstance(target, str) else default_name(fn), what="task name"),
@@ -119,6 +133,7 @@ def task(
             tags=tuple(tags),
             priority=priority,
             description=first_line(fn) if description is None else description,
+            executor=executor,
         )
 
     if target is None or isinstance(target, str):
@@ -133,6 +148,44 @@ def as_task(target: Callable[..., Any]) -> Task[..., Any]:
     if _is_task(target):
         return target
     return Task[..., Any](target, name=default_name(target), description=first_line(target))
+
+
+def innermost(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as written, of a task or of a task of a task."""
+    while _is_task(fn):
+        fn = fn.fn
+    return fn
+
+
+def is_coroutine_function(fn: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine; also for objects with an async `__call__`."""
+    method = getattr(fn, "__call__", None)  # noqa: B004 - asks for the method of a callable object
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(method)
+
+
+def why_no_process(fn: Callable[..., Any]) -> str:
+    """Why a process would not find `fn` by the name of its module and its own, as far as names tell; or ""."""
+    name = getattr(fn, "__qualname__", None)
+    if not isinstance(name, str) or not isinstance(getattr(fn, "__module__", None), str):
+        return "it has no name in a module"
+    if "<lambda>" in name:
+        return "it is a lambda"
+    return "it was made inside another function" if "<locals>" in name else ""
+
+
+def _check_executor(fn: Callable[..., Any], executor: Executor) -> None:
+    inner = innermost(fn)
+    if is_coroutine_function(inner):
+        raise UsageError(
+            what=f"executor={executor!r} is for sync functions, and {default_name(inner)!r} is async",
+            fix="leave executor out, or write it with def",
+        )
+    reason = why_no_process(inner) if executor == "process" else ""
+    if reason:
+        raise UsageError(
+            what=f'executor="process" imports the function by name, and {default_name(inner)!r}: {reason}',
+            fix="define it with def at the top of a module",
+        )
 
 
 def _is_task(target: object) -> TypeGuard[Task[..., Any]]:

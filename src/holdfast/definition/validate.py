@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
+from holdfast.definition.duration import DURATION_MAX_MS
 from holdfast.definition.step import Step, StepKind
 from holdfast.definition.task import check_name
 from holdfast.errors import Problem, UsageError
 
 MAIN = "main"
+INSTANT_MAX_MS = 253_402_300_799_999
+"""The last ms of the year 9999."""
 STEPS_MAX = 50_000
 """As many as a journal has entries: a longer one can never end."""
 
@@ -15,7 +18,7 @@ STEPS_MAX = 50_000
 def check_workflow(name: str, steps: Sequence[Step], *, start_at: str | None) -> list[Problem]:
     """List the problems of a graph; none means a `Workflow` can be made of it."""
     known = {step.name for step in steps}
-    forks = {step.name for step in steps if step.kind == "fork"}
+    forks = _splitting(steps)
     problems = [*_names(name, steps)]
     if not steps or len(steps) > STEPS_MAX:
         problems.append(_problem("", "steps", "steps_count", f"{len(steps)} steps, not 1 to {STEPS_MAX}"))
@@ -23,6 +26,7 @@ def check_workflow(name: str, steps: Sequence[Step], *, start_at: str | None) ->
         problems.append(_problem("", "start_at", "unknown_step", f"start_at names no step: {start_at!r}"))
     for step in steps:
         problems += _kind(step)
+        problems += _waits(step, known)
         problems += _edges(step, known)
         problems += _forks(step, forks)
     problems += _branches(steps)
@@ -53,7 +57,7 @@ def _name(step: str, what: str, name: str) -> Iterator[Problem]:
     try:
         check_name(name, what=f"{what} name")
     except UsageError as error:
-        yield _problem(step, "task" if what == "task" else "name", "name", str(error))
+        yield _problem(step, what if what in {"task", "signal"} else "name", "name", str(error))
 
 
 def _kind(step: Step) -> Iterator[Problem]:
@@ -62,10 +66,35 @@ def _kind(step: Step) -> Iterator[Problem]:
         yield _problem(step.name, "kind", "kind", f"there is no kind {step.kind!r}, only {kinds}")
     if (step.kind == "task") != (step.task is not None):
         yield _problem(step.name, "task", "kind", "a task step, and only that, names a task")
-    if (step.kind == "join") != (step.join is not None):
-        yield _problem(step.name, "join", "kind", "a join step, and only that, says what it joins")
-    if step.kind == "fork" and not step.edges:
-        yield _problem(step.name, "edges", "kind", "a fork has at least one edge")
+    for kind in ("join", "sleep", "wait_signal", "pause"):
+        if (step.kind == kind) != (getattr(step, kind) is not None):
+            yield _problem(step.name, kind, "kind", f"a {kind} step, and only that, has `{kind}`")
+    if step.kind in {"fork", "pause"} and not step.edges:
+        yield _problem(step.name, "edges", "kind", f"a {step.kind} step has at least one edge")
+
+
+def _waits(step: Step, known: set[str]) -> Iterator[Problem]:
+    sleep, wait = step.sleep, step.wait_signal
+    if sleep is not None:
+        if (sleep.duration_ms is None) == (sleep.until_ms is None):
+            yield _problem(step.name, "sleep", "sleep", "a sleep has a duration or a moment, one of them")
+        yield from _bounded(step.name, "sleep.duration_ms", sleep.duration_ms, DURATION_MAX_MS)
+        yield from _bounded(step.name, "sleep.until_ms", sleep.until_ms, INSTANT_MAX_MS)
+    if wait is not None:
+        yield from _name(step.name, "signal", wait.signal)
+        yield from _bounded(step.name, "wait_signal.timeout_ms", wait.timeout_ms, DURATION_MAX_MS)
+        target = wait.on_timeout
+        if target is not None and wait.timeout_ms is None:
+            message = "on_timeout needs a timeout: without one it is never taken"
+            yield _problem(step.name, "wait_signal.on_timeout", "wait", message)
+        if target is not None and target not in known:
+            message = f"on_timeout leads to no step: {target!r}"
+            yield _problem(step.name, "wait_signal.on_timeout", "unknown_step", message)
+
+
+def _bounded(step: str, path: str, value: object, most: int) -> Iterator[Problem]:
+    if value is not None and (type(value) is not int or not 0 <= value <= most):
+        yield _problem(step, path, "bounds", f"{value!r} is not a whole number from 0 to {most}")
 
 
 def _edges(step: Step, known: set[str]) -> Iterator[Problem]:
@@ -78,6 +107,19 @@ def _edges(step: Step, known: set[str]) -> Iterator[Problem]:
             if any(edge.branch == other.branch for other in step.edges[:index]):
                 message = f"another edge of the step starts branch {edge.branch!r} too"
                 yield _problem(step.name, path, "branch_name", message)
+
+
+def _splitting(steps: Sequence[Step]) -> set[str]:
+    """Forks, and pauses that lead to several branches or to one of these: none can be where a branch starts."""
+    splitting = {step.name for step in steps if step.kind == "fork"}
+    known = -1
+    while len(splitting) > known:
+        known = len(splitting)
+        for step in steps:
+            edges = step.edges if step.kind == "pause" else ()
+            if len(edges) > 1 or any(edge.branch or edge.step in splitting for edge in edges):
+                splitting.add(step.name)
+    return splitting
 
 
 def _forks(step: Step, forks: set[str]) -> Iterator[Problem]:
@@ -116,8 +158,8 @@ def _branches(steps: Sequence[Step]) -> Iterator[Problem]:
 
 
 def _endless(steps: Sequence[Step]) -> Iterator[Problem]:
-    """Circles without a task step: a branch in one would go round for ever without anything being done."""
-    onwards = {s.name: [e.step for e in s.edges] for s in steps if s.kind != "task"}
+    """Circles in which a branch would go round for ever without doing anything or waiting for anything."""
+    onwards = {s.name: [e.step for e in s.edges] for s in steps if s.kind in {"fork", "join", "pause"}}
     left = dict.fromkeys(onwards)
     changed = True
     while changed:
@@ -127,7 +169,7 @@ def _endless(steps: Sequence[Step]) -> Iterator[Problem]:
             del left[name]
     for name in left:
         if _leads_to(name, name, onwards):
-            yield _problem(name, "edges", "endless", "a circle of forks and joins without any task")
+            yield _problem(name, "edges", "endless", "a circle of forks, joins and pauses without any task")
 
 
 def _leads_to(start: str, goal: str, onwards: dict[str, list[str]]) -> bool:
@@ -147,10 +189,10 @@ def _unreachable(steps: Sequence[Step], start: str) -> Iterator[Problem]:
     reached = {start}
     waiting = [start]
     while waiting:
-        for edge in by_name[waiting.pop()].edges:
-            if edge.step not in reached:
-                reached.add(edge.step)
-                waiting.append(edge.step)
+        for target in by_name[waiting.pop()].targets():
+            if target not in reached:
+                reached.add(target)
+                waiting.append(target)
     for step in steps:
         if step.name not in reached:
             yield _problem(step.name, "", "unreachable", "no path leads here from the start")

@@ -1,24 +1,26 @@
 """`Workflow`: the immutable definition that every way of writing one compiles to."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
+from holdfast.definition.duration import Duration, to_ms
 from holdfast.definition.fingerprint import workflow_fingerprint
-from holdfast.definition.policies import Retry
+from holdfast.definition.policies import Retention, Retry, retention_ms
 from holdfast.definition.step import Step
 from holdfast.definition.task import Task
 from holdfast.definition.validate import check_workflow
-from holdfast.errors import DefinitionError, FormatError
+from holdfast.errors import DefinitionError, FormatError, UsageError
 
 NO_SEQUEL = ""
 """In `Workflow.sequels`: no edge leaves the step, so its branch ends there."""
 
 
-class Structure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What of a workflow is stored and fingerprinted: its graph, without code and policies.
+class Structure(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What of a workflow is stored: its graph without code, and the time-out, which is in no fingerprint.
 
     As JSON: `{"name": "order", "start_at": "validate", "steps": [{"name": "validate",
     "task": "validate", "edges": [{"step": "ship"}]}, ...]}`.
@@ -27,6 +29,7 @@ class Structure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     start_at: str
     steps: tuple[Step, ...]
+    timeout_ms: int | None = None
 
 
 class Workflow:
@@ -38,6 +41,8 @@ class Workflow:
         start_at: The first step.
         tasks: By name; what the task steps call. Empty for a structure that was read without its code.
         metadata: JSON-like facts for people and `get_task_context()`; not part of the fingerprint.
+        timeout_ms: Bound of a whole run, pauses left out, or None.
+        retention_ms: How long its runs are kept after their end, by status; empty leaves it to the engine.
         sequels: Where a task step leads straight on to another one: its name to the next one's; and to
             `NO_SEQUEL` where no edge leaves it.
         fingerprint: 16 hexadecimal characters; equal structures have equal ones, in any process.
@@ -47,10 +52,12 @@ class Workflow:
         "fingerprint",
         "metadata",
         "name",
+        "retention_ms",
         "sequels",
         "start_at",
         "steps",
         "tasks",
+        "timeout_ms",
     )
 
     def __init__(
@@ -61,11 +68,24 @@ class Workflow:
         tasks: Iterable[Task[..., Any]] = (),
         start_at: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        timeout: Duration | None = None,
+        retention: Retention | None = None,
     ) -> None:
         """Check and freeze.
 
+        Args:
+            name: 1 to 255 bytes.
+            steps: At least one.
+            tasks: What the task steps call.
+            start_at: Name of the first step; default the first given.
+            metadata: JSON-like facts.
+            timeout: A run that is not over by then fails with `timeout`; the time of a pause does not count.
+            retention: How long runs are kept after their end: a duration for completed and cancelled ones, or
+                one for each status; default the engine's.
+
         Raises:
             DefinitionError: Something is wrong with the graph; `.problems` lists all of it.
+            UsageError: A duration is none.
         """
         listed = tuple(steps)
         problems = check_workflow(name, listed, start_at=start_at)
@@ -76,6 +96,8 @@ class Workflow:
         self.start_at = start_at or listed[0].name
         self.tasks: Mapping[str, Task[..., Any]] = MappingProxyType({t.name: t for t in tasks})
         self.metadata: Mapping[str, Any] = MappingProxyType(dict(metadata or {}))
+        self.timeout_ms = None if timeout is None else to_ms(timeout, what="timeout")
+        self.retention_ms = retention_ms(retention)
         self.sequels = _sequels(self.steps)
         self.fingerprint = workflow_fingerprint(name, self.start_at, listed)
 
@@ -104,20 +126,25 @@ class Workflow:
         return sorted(called - self.tasks.keys())
 
     def first_steps(self) -> list[Step]:
-        """The task steps that receive the run's input: the start, or all that a fork there leads to."""
+        """The task steps that receive the run's input: the start, or what waits and forks there lead to."""
         found: list[Step] = []
-        waiting = [self.start_at]
-        while waiting:
-            step = self.steps[waiting.pop(0)]
+        reached = [self.start_at]
+        for name in reached:
+            step = self.steps[name]
             if step.kind == "task":
                 found.append(step)
-            elif step.kind == "fork":
-                waiting.extend(edge.step for edge in step.edges)
+            elif step.wait_signal is not None:
+                # The payload takes the place of the input, but not where none has come.
+                instead = step.wait_signal.on_timeout
+                reached += [] if instead is None or instead in reached else [instead]
+            elif step.kind != "join":
+                reached += [edge.step for edge in step.edges if edge.step not in reached]
         return found
 
     def structure(self) -> bytes:
         """The structure as JSON, to be stored under the fingerprint."""
-        return msgspec.json.encode(Structure(self.name, self.start_at, tuple(self.steps.values())))
+        steps = tuple(self.steps.values())
+        return msgspec.json.encode(Structure(self.name, self.start_at, steps, self.timeout_ms))
 
     @classmethod
     def from_structure(cls, data: bytes, *, tasks: Iterable[Task[..., Any]] = ()) -> "Workflow":
@@ -134,8 +161,9 @@ class Workflow:
                 parsed.steps,
                 tasks=[task for task in tasks if task.name in called],
                 start_at=parsed.start_at,
+                timeout=None if parsed.timeout_ms is None else timedelta(milliseconds=parsed.timeout_ms),
             )
-        except (msgspec.MsgspecError, ValueError, RecursionError, DefinitionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError, DefinitionError, UsageError) as error:
             raise FormatError(
                 subject="stored workflow definition",
                 reason=str(error),

@@ -1,18 +1,39 @@
 """A workflow bound to code: each task step's function with its decoders, ready to be called."""
 
+import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
 
 from holdfast.codecs import json as codec
 from holdfast.core.run import OPEN, Run, Value
-from holdfast.definition.task import Task
+from holdfast.definition.task import Task, innermost, is_coroutine_function, why_no_process
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import CodecError, DefinitionError, FormatError, Problem
 
 _POSITIONAL = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 _NEEDED = _POSITIONAL | {inspect.Parameter.KEYWORD_ONLY}
 _FILLED = _POSITIONAL | {inspect.Parameter.VAR_POSITIONAL}
+
+
+class Importable(NamedTuple):
+    """Where another process finds a function."""
+
+    module: str
+    qualname: str
+
+    def find(self) -> object:
+        """Import the module and look the function up.
+
+        Raises:
+            ImportError, AttributeError: It is not there; and whatever the module raises.
+        """
+        found: object = importlib.import_module(self.module)
+        for name in self.qualname.split("."):
+            found = getattr(found, name)
+        return found
 
 
 class BoundStep:
@@ -24,27 +45,34 @@ class BoundStep:
         decode: Payload to argument; None for a function without parameters.
         decode_output: Payload to what the function is annotated to return.
         is_async: Whether `fn` is a coroutine function.
-        timeout_s: Bound of an attempt, or None.
+        importable: How a process finds the function, if it runs in one; else None.
+        timeout_ms: Bound of an attempt, or None.
     """
 
-    __slots__ = ("annotation", "decode", "decode_output", "invoke", "is_async", "name", "timeout_s")
+    __slots__ = (
+        "annotation",
+        "decode",
+        "decode_output",
+        "importable",
+        "invoke",
+        "is_async",
+        "name",
+        "timeout_ms",
+    )
 
     def __init__(self, name: str, task: Task[..., Any]) -> None:
         """Read the annotations.
 
         Raises:
             CodecError: An annotation is of no type that payloads decode into.
-            TypeError: The function needs more than one argument.
+            TypeError: The function needs more than one argument, or a process would not find it.
             NameError: An annotation names something that is not there.
         """
-        fn: Callable[..., Any] = task
-        while isinstance(fn, Task):
-            fn = fn.fn
+        fn = innermost(task)
         self.name = name
-        self.is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-            getattr(fn, "__call__", None)  # noqa: B004 - asks for the method of a callable object
-        )
-        self.timeout_s = None if task.timeout_ms is None else task.timeout_ms / 1_000
+        self.is_async = is_coroutine_function(fn)
+        self.importable = _importable(fn) if task.executor == "process" else None
+        self.timeout_ms = task.timeout_ms
         hints = _hints(fn)
         parameter = _parameter(fn)
         self.annotation: object = Any if parameter is None else hints.get(parameter, Any)
@@ -111,6 +139,38 @@ class BoundWorkflow:
         step = None if at is None else self.steps.get(at.step)
         decode = codec.decoder(Any) if step is None else step.decode_output
         return decode(codec.flatten(run.output))
+
+
+def _importable(fn: Callable[..., Any]) -> Importable:
+    """How a process finds `fn`.
+
+    Raises:
+        TypeError: It does not: another function has that name, or none, or the module is no file.
+    """
+    reason = "it is async" if is_coroutine_function(fn) else why_no_process(fn)
+    if not reason:
+        importable = Importable(fn.__module__, fn.__qualname__)
+        reason = _why_not_found(fn, importable)
+        if not reason:
+            return importable
+    message = (
+        f'executor="process" imports the function by name, and for {fn!r} that fails: {reason}; '
+        "define it with def at the top of a module, or leave executor out"
+    )
+    raise TypeError(message)
+
+
+def _why_not_found(fn: Callable[..., Any], importable: Importable) -> str:
+    try:
+        found: Any = importable.find()
+    except (ImportError, AttributeError) as error:
+        return str(error)
+    if innermost(found) is not fn:
+        return f"{importable.qualname} of module {importable.module} is {found!r}"
+    main = sys.modules["__main__"]
+    if importable.module == "__main__" and not Path(getattr(main, "__file__", None) or "").is_file():
+        return "its module was typed in, and is no file"
+    return ""
 
 
 def _invoker(fn: Callable[..., Any], decode: Callable[[bytes], Any] | None) -> Callable[[Value], Any]:

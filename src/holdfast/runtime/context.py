@@ -9,16 +9,21 @@ import msgspec
 from holdfast.core.effects import StartAttempt
 
 
-class RunFacts(msgspec.Struct, frozen=True):
-    """What is the same for all attempts of a run."""
+class RunFacts(msgspec.Struct, eq=False):
+    """What is the same for all attempts of a run.
+
+    Attributes:
+        is_stopped: The run was dropped or cancelled: whatever its bodies still do is for nothing.
+    """
 
     run_id: str
     incarnation: int
     workflow: str
     metadata: Mapping[str, Any]
+    is_stopped: bool = False
 
 
-class TaskContext(msgspec.Struct, frozen=True, gc=False):
+class TaskContext(msgspec.Struct, eq=False, gc=False):
     """Facts about the attempt that is running.
 
     Attributes:
@@ -27,11 +32,13 @@ class TaskContext(msgspec.Struct, frozen=True, gc=False):
         attempt: From 1, counting retries.
         incarnation: Of the run, from 1, counting restarts.
         metadata: Of the workflow.
+        cancelled: Whether the attempt was told to stop.
     """
 
     # Made for every attempt and rarely asked: it holds two references, and answers from them.
     _facts: RunFacts
     _at: StartAttempt
+    _is_stopped: bool = False
 
     @property
     def run_id(self) -> str:
@@ -81,6 +88,20 @@ class TaskContext(msgspec.Struct, frozen=True, gc=False):
         """
         parts = (self.run_id, str(self.incarnation), self.branch, self.step, str(self.visit))
         return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the attempt was told to stop: its time is up, or its run was dropped or cancelled.
+
+        A sync body in a thread cannot be stopped from outside: what it gives later is dropped. One that may
+        take long should look here now and then, and return. An async body gets `CancelledError` instead, and a
+        body in a process is killed.
+        """
+        return self._is_stopped or self._facts.is_stopped
+
+    def stop(self) -> None:
+        """Tell the attempt to stop; for the engine, and for tests of bodies that look at `cancelled`."""
+        self._is_stopped = True
 
 
 CURRENT: ContextVar[TaskContext | None] = ContextVar("holdfast_task_context", default=None)

@@ -47,6 +47,14 @@ class Definitions:
             self._pinned[mark] = await self._load(record)
         return self._pinned[mark]
 
+    async def missing_tasks(self, record: RunRecord) -> list[str]:
+        """Tasks that the structure of a run calls and that are not deployed here, where its workflow is."""
+        stored = await self._store.find_definition(record.workflow, record.fingerprint)
+        if stored is None or record.workflow not in self._bound:
+            return []
+        deployed = list(self._bound[record.workflow].workflow.tasks.values())
+        return Workflow.from_structure(stored.structure, tasks=deployed).missing_tasks()
+
     async def _load(self, record: RunRecord) -> BoundWorkflow | None:
         stored = await self._store.find_definition(record.workflow, record.fingerprint)
         if stored is None:

@@ -2,68 +2,44 @@
 
 The driver is an object that is called, not a task. Each active branch has one asyncio task, which makes the
 attempts inline and awaits one future per append. A run has one append in flight at most; events that
-arrive meanwhile wait and are decided together. No effect is carried out before its entries are durable.
+arrive meanwhile wait and are decided together. No effect is carried out before its entries are durable, nor
+while the run has messages that were not read: an acknowledged pause holds from its acknowledgement on.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+import logging
 
 from holdfast.codecs.entries import encode_entry
 from holdfast.codecs.snapshots import encode_run
 from holdfast.core.decide import decide
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
-from holdfast.core.entries import Entry, Failure, StepCompleted
-from holdfast.core.events import AttemptFailed, AttemptSucceeded
+from holdfast.core.entries import Entry
+from holdfast.core.events import (
+    AttemptFailed,
+    AttemptSucceeded,
+    ControlRequested,
+    Event,
+    SignalArrived,
+    attempted,
+)
+from holdfast.core.evolve import evolve
 from holdfast.core.header import Header, header_after
-from holdfast.core.run import OVER, Run, evolve, owed, owed_after
-from holdfast.definition.policies import FATAL
-from holdfast.runtime.attempts import Attempts
+from holdfast.core.owed import owed, owed_after, owed_by, passed
+from holdfast.core.run import OVER, Run
+from holdfast.errors import FormatError
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
+from holdfast.runtime.failures import refused
+from holdfast.runtime.host import Host
+from holdfast.runtime.inbox import Inbox
 from holdfast.runtime.limits import ATTEMPTS_PER_TURN, LINGER_MS, SNAPSHOT_BYTES_MIN
-from holdfast.stores.group_commit import GroupCommit
-from holdfast.stores.records import SUSPECT_AT, Append, Applied, Outcome, Refused, RunRecord
+from holdfast.runtime.timers import Timers
+from holdfast.stores.records import SUSPECT_AT, Append, Applied, Outcome, Refused, RunRecord, Unread
 
+LOGGER = logging.getLogger("holdfast.worker")
+_LEAVING = frozenset({*OVER, "blocked"})
 Outcomes = AttemptSucceeded | AttemptFailed
 Next = asyncio.Future[StartAttempt | None] | StartAttempt | None
-
-
-class Host(Protocol):
-    """What a driver needs of its worker."""
-
-    group: GroupCommit
-    attempts: Attempts
-    is_draining: bool
-    has_lapsed: Callable[[], bool]
-
-    def now_ms(self) -> int:
-        """The store's clock."""
-        ...
-
-    def nudge(self) -> None:
-        """Something that may be claimed has changed."""
-        ...
-
-    def spawn(self, body: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a branch in a task that the worker owns."""
-        ...
-
-    def save_snapshot(self, driver: "Driver", state: bytes) -> None:
-        """Keep the encoded state of the run at its position, when there is time; it may be lost."""
-        ...
-
-    def left(self, driver: "Driver", *, due_at_ms: int | None) -> None:
-        """The driver is done: its run is over, given back (due then), or no longer ours."""
-        ...
-
-    def begin_when_free(self, driver: "Driver", effect: StartAttempt) -> None:
-        """Call `driver.begin(effect)` now, or when a slot is free."""
-        ...
-
-    def occupy(self, slots: int) -> None:
-        """A driver has begun (1) or ceased (-1) to occupy a slot."""
-        ...
 
 
 class Driver:
@@ -81,15 +57,18 @@ class Driver:
         "_dropped",
         "_events",
         "_facts",
+        "_heard",
         "_host",
+        "_inbox",
         "_live",
         "_loop",
         "_occupies",
+        "_owes_all",
+        "_reading",
         "_replies",
         "_sent",
-        "_sent_events",
-        "_sent_leaves",
         "_timers",
+        "_told",
         "_unsaved_bytes",
         "_unsaved_bytes_max",
         "bound",
@@ -98,8 +77,8 @@ class Driver:
         "run",
     )
 
-    def __init__(self, host: Host, record: RunRecord, run: Run, bound: BoundWorkflow) -> None:
-        """Args: the worker, the claimed row, the folded journal, and the code."""
+    def __init__(self, host: Host, record: RunRecord, run: Run, bound: BoundWorkflow, inbox: Inbox) -> None:
+        """Args: the worker, the claimed row, the folded journal, the code, and the messages."""
         self._host = host
         self.record = record
         self.run = run
@@ -108,43 +87,58 @@ class Driver:
         workflow = bound.workflow
         self._facts = RunFacts(record.id, record.incarnation, workflow.name, workflow.metadata)
         self._loop = asyncio.get_running_loop()
-        self._events: list[Outcomes] = []
-        self._sent: list[Entry] | None = None
-        self._sent_events: list[Outcomes] = []
-        self._sent_leaves = False
+        self._inbox = inbox
+        self._reading: asyncio.Task[None] | None = None
+        self._events: list[Event] = []
+        self._heard: list[str] = []
+        self._told = 0
+        self._owes_all = True
+        self._sent: tuple[Append, list[Entry], list[Event]] | None = None
         self._live: dict[str, asyncio.Task[None]] = {}
         self._replies: dict[str, asyncio.Future[StartAttempt | None] | None] = {}
         self._answer: StartAttempt | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers = Timers(host, self._fire)
         self._occupies = False
         self._dropped = False
         self._unsaved_bytes = 0
         self._unsaved_bytes_max = SNAPSHOT_BYTES_MIN
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a body runs or a commit is under way."""
-        return bool(self._live) or self._sent is not None
+    def under_way(self) -> int:
+        """How many bodies run, and whether a commit or a look at the inbox is under way: one more for each."""
+        return len(self._live) + (self._sent is not None) + (self._reading is not None)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the run may have been given back already: the commit that does so is under way."""
+        return self._sent is not None and self._sent[0].worker is None
 
     def start(self) -> None:
-        """Carry out everything that is owed; a run with nothing to do for long is given back."""
-        for effect in owed(self.run):
-            self._carry_out(effect)
-        if not self._live:
-            self._idle()
+        """Decide what messages mean, and carry out what is owed; a run with nothing to do is given back."""
+        self._events += passed(self.run, self._host.now_ms())
+        # A join may have been met in the very turn in which the run failed, before it was reopened.
+        self._proceed(decides=bool(self.run.joining))
+
+    def notice(self, messages_sent: int) -> None:
+        """So many messages were sent to the run by now; what is not known of them is read."""
+        self._told = max(self._told, messages_sent)
+        if messages_sent > self._inbox.read and self._sent is None and not self._dropped:
+            self._catch_up(messages_sent)
 
     def drop(self) -> None:
         """Cancel everything without a trace: the run is not ours any more, or will be given back."""
-        for handle in self._timers.values():
-            handle.cancel()
-        self._timers.clear()
+        self._timers.stop()
         for task in self._live.values():
             task.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
         self._live.clear()
         self._replies.clear()
         self._events.clear()
         self._sent = None
         self._dropped = True
+        self._facts.is_stopped = True
         self._note_slot()
 
     async def _drive(self, effect: StartAttempt | None) -> None:
@@ -167,7 +161,7 @@ class Driver:
         branch = event.branch
         if self._dropped:
             return None  # a body that was told to stop has answered all the same
-        if self._sent is None:
+        if self._sent is None and self._reading is None:
             self._replies[branch] = self._answer = None
             self._append([event])
             if branch not in self._replies:
@@ -178,23 +172,21 @@ class Driver:
         self._replies[branch] = future
         return future
 
-    def _append(self, events: list[Outcomes]) -> None:
+    def _append(self, events: list[Event]) -> None:
         entries = decide(self.bound.workflow, self.run, events)
-        self._sent_events = events
-        if entries:
-            self._submit(entries, header_after(self.run, entries))
+        consumed = self._inbox.consumed(events, entries) if self._inbox.pending else ()
+        if entries or consumed:
+            self._submit(entries, header_after(self.run, entries), events, consumed)
         else:
-            self._settle(entries)
+            self._settle(entries, events)
 
-    def _submit(self, entries: list[Entry], header: Header) -> None:
+    def _submit(
+        self, entries: list[Entry], header: Header, events: list[Event], consumed: tuple[int, ...] = ()
+    ) -> None:
         status, record = header.status, self.record
-        read: int | None = record.messages_sent
-        leaves = False
-        if status != "running":
-            over = status in OVER
-            read = None if over else read
-            leaves = over or (status == "suspended" and self._may_park(header))
-        self._sent, self._sent_leaves = entries, leaves
+        # A signal that is here may be what a branch waits for when it has come to where the entries lead it.
+        may_wait = not (entries and self._inbox.pending)
+        leaves = status in _LEAVING or (status != "running" and may_wait and self._may_park(header))
         encoded = [encode_entry(entry) for entry in entries]
         self._unsaved_bytes += sum(map(len, encoded))
         append = Append(
@@ -207,56 +199,108 @@ class Driver:
             None if leaves else record.worker,
             header.due_in_ms,
             header.completes,
-            read,
+            self._inbox.read,
+            consumed,
+            if_read=header.times_out,
         )
+        self._sent = (append, entries, events)
         self._host.group.submit(append, self._committed)
 
     def _committed(self, outcome: Outcome) -> None:
-        entries, self._sent = self._sent, None
-        if entries is None:
+        sent, self._sent = self._sent, None
+        if sent is None:
             return
+        append, entries, events = sent
         if type(outcome) is Applied:
-            run, at_ms = self.run, outcome.at_ms
-            for entry in entries:
-                evolve(run, entry, at_ms)
-            if self.is_suspect:
-                self._clear(entries)
-            if self._sent_leaves:
-                self._leave()
-            else:
-                if self._unsaved_bytes > self._unsaved_bytes_max:
-                    self._take_snapshot()
-                self._settle(entries)
+            self._applied(append, entries, events, outcome)
+        elif isinstance(outcome, Unread):
+            # What came from the inbox is still there, and is offered again beside what was not read.
+            kept = [e for e in events if not isinstance(e, SignalArrived | ControlRequested)]
+            self._events[:0] = kept
+            self._catch_up(outcome.messages_sent)
         elif isinstance(outcome, Refused) and entries:
-            self._refused(outcome)
+            self._refused(events, outcome)
         else:
             self.drop()
             self._host.left(self, due_at_ms=None)
 
-    def _clear(self, entries: list[Entry]) -> None:
-        """A suspect that completes a step is none any more."""
-        if any(isinstance(entry, StepCompleted) for entry in entries):
+    def _applied(self, append: Append, entries: list[Entry], events: list[Event], outcome: Applied) -> None:
+        run, at_ms = self.run, outcome.at_ms
+        for entry in entries:
+            evolve(run, entry, at_ms)
+        if append.consumed:
+            self._inbox.forget(append.consumed)
+        if self.is_suspect and append.completes:
+            # It is none any more, so that this worker may take another one.
             self.is_suspect = False
             self._host.nudge()
+        if append.worker is None:
+            self._leave(events)
+            return
+        if self._unsaved_bytes > self._unsaved_bytes_max:
+            self._take_snapshot()
+        read = self._inbox.read
+        if outcome.messages_sent > read or self._told > read:
+            self._heard += attempted(events)
+            self._catch_up(max(outcome.messages_sent, self._told))
+        else:
+            self._settle(entries, events)
+
+    def _catch_up(self, messages_sent: int) -> None:
+        """Read what is new in the inbox; until then nothing is started or committed."""
+        if self._reading is None:
+            self._reading = self._host.spawn(self._read_inbox(messages_sent))
+
+    async def _read_inbox(self, messages_sent: int) -> None:
+        rows = await self._host.read_inbox(self.record.key, self._inbox.read)
+        self._reading = None
+        if self._dropped:
+            return
+        try:
+            self._inbox.take(rows, sent=messages_sent)
+        except FormatError as error:
+            LOGGER.error("run %r is blocked: %s", self.record.id, error)  # noqa: TRY400 - the data's fault
+            self._submit([], Header("blocked"), [])
+            return
+        self._proceed()
+
+    def _proceed(self, *, decides: bool = False) -> None:
+        """Decide all events at hand, messages first, and then carry out whatever is owed."""
+        self._owes_all = True
+        events = self._offered()
+        if events or decides:
+            self._append(events)
+        else:
+            self._settle([], [])
+
+    def _offered(self) -> list[Event]:
+        events, self._events = self._inbox.offer(self.run) + self._events, []
+        return events
 
     def _take_snapshot(self) -> None:
         """Cache the state; the next one only after as many journal bytes as this one has."""
         state = encode_run(self.run)
-        self._unsaved_bytes = 0
-        self._unsaved_bytes_max = max(len(state), SNAPSHOT_BYTES_MIN)
+        self._unsaved_bytes, self._unsaved_bytes_max = 0, max(len(state), SNAPSHOT_BYTES_MIN)
         self._host.save_snapshot(self, state)
 
-    def _settle(self, entries: list[Entry]) -> None:
+    def _settle(self, entries: list[Entry], events: list[Event]) -> None:
         """Start what a commit has made possible, and answer the branches whose events were in it."""
-        for effect in owed_after(self.run, entries):
-            self._carry_out(effect)
-        if self._replies:
-            for event in self._sent_events:
-                if event.branch in self._replies:
-                    self._reply(event.branch, None)
-        if self._events:
-            events, self._events = self._events, []
-            self._append(events)
+        heard = attempted(events)
+        if self._heard:
+            heard += self._heard
+            self._heard = []
+        effects = owed(self.run) if self._owes_all else owed_after(self.run, entries)
+        self._owes_all = False
+        for effect in effects:
+            # A body that still runs, or whose outcome is not decided yet, is not started again.
+            if effect.branch not in self._live or effect.branch in heard:
+                self._carry_out(effect)
+        for branch in heard:
+            if branch in self._replies:
+                self._reply(branch, None)
+        offered = self._offered() if self._events or self._inbox.pending else None
+        if offered:
+            self._append(offered)
         elif not self._live:
             self._idle()
 
@@ -264,7 +308,7 @@ class Driver:
         if self._host.is_draining:
             return
         if isinstance(effect, ArmTimer):
-            self._arm(effect)
+            self._timers.arm(effect)
         elif effect.branch in self._replies:
             self._reply(effect.branch, effect)
         else:
@@ -284,81 +328,62 @@ class Driver:
         self._live[effect.branch] = self._host.spawn(self._drive(effect))
         self._note_slot()
 
-    def _arm(self, effect: ArmTimer) -> None:
-        wait_ms = max(effect.due_at_ms - self._host.now_ms(), 0)
-        handle = self._loop.call_later(wait_ms / 1_000, self._fire, effect)
-        self._timers[effect.then.branch] = handle
-
     def _fire(self, effect: ArmTimer) -> None:
-        if self._sent is not None and self._sent_leaves:
+        then = effect.then
+        if self.is_leaving:
             # The run is being given back. Once that is known, this driver ends; if it failed, it goes on.
-            handle = self._loop.call_later(LINGER_MS / 1_000, self._fire, effect)
-            self._timers[effect.then.branch] = handle
-            return
-        # Only the store's clock decides what is due; the loop's timer may be a little ahead of it.
-        if self._host.now_ms() < effect.due_at_ms:
-            self._arm(effect)
-            return
-        del self._timers[effect.then.branch]
-        if self._occupies:
-            self.begin(effect.then)
+            self._timers.wait(effect, LINGER_MS)
+        elif not isinstance(then, StartAttempt):
+            self._events.append(then)
+            if self._sent is None and self._reading is None:
+                self._proceed()
+        elif self._occupies:
+            self.begin(then)
         else:
-            self._host.begin_when_free(self, effect.then)
+            self._host.begin_when_free(self, then)
 
     def begin(self, effect: StartAttempt) -> None:
-        """Start an attempt that waited for its due time and a slot; nothing if the run was dropped."""
-        if not self._host.is_draining and not self._dropped:
+        """Start an attempt that waited for its due time and a slot; nothing if it is not owed any more."""
+        if self._host.is_draining or self._dropped or effect.branch in self._live:
+            return
+        now = owed_by(self.run, self.run.branches[effect.branch])
+        if effect == (now.then if isinstance(now, ArmTimer) else now):
             self._spawn(effect)
 
     def _may_park(self, header: Header) -> bool:
         """Whether a suspended run should be given back: nothing runs, and nothing is due soon."""
-        if len(self._live) > len(self._replies) or self._events:
+        if len(self._live) > len(self._replies) or self._events or self._reading is not None:
             return False
-        now_ms = self._host.now_ms()
-        waits = [] if header.due_at_ms is None else [header.due_at_ms - now_ms]
-        if header.due_in_ms is not None:
-            waits.append(header.due_in_ms)
-        return min(waits, default=LINGER_MS + 1) > LINGER_MS
+        return header.wait_ms(self._host.now_ms()) > LINGER_MS
 
     def _idle(self) -> None:
         """Nothing runs: free the slot, and give the run back if nothing is due soon."""
         self._note_slot()
+        if self._host.is_draining:
+            self._host.occupy(0)
+            return
         header = header_after(self.run, [])
-        if header.status == "suspended" and not self._host.is_draining and self._may_park(header):
-            self._sent_events = []
-            self._submit([], header)
+        if header.status != "running" and self._may_park(header):
+            self._submit([], header, [])
 
     def _note_slot(self) -> None:
-        occupies = bool(self._live)
-        if occupies is not self._occupies:
-            self._occupies = occupies
-            self._host.occupy(1 if occupies else -1)
+        if bool(self._live) is not self._occupies:
+            self._occupies = not self._occupies
+            self._host.occupy(1 if self._occupies else -1)
 
-    def _refused(self, outcome: Refused) -> None:
+    def _refused(self, events: list[Event], outcome: Refused) -> None:
         """The store can never hold these entries: their steps fail instead (once; then the run is let go)."""
-        events, self._sent_events = self._sent_events, []
-        if all(isinstance(event, AttemptFailed) for event in events):
+        failed = [refused(event, outcome.error) for event in events if isinstance(event, AttemptSucceeded)]
+        if failed:
+            self._append([*(event for event in events if not isinstance(event, AttemptSucceeded)), *failed])
+        else:
             self.drop()
             self._host.left(self, due_at_ms=None)
-            return
-        kind = type(outcome.error).__name__
-        failed: list[Outcomes] = [
-            AttemptFailed(
-                event.branch,
-                event.step,
-                event.visit,
-                event.attempt,
-                Failure(kind, str(outcome.error), (kind, FATAL), step=event.step),
-                0.0,
-            )
-            for event in events
-        ]
-        waiting, self._events = self._events, []
-        self._append(failed + waiting)
 
-    def _leave(self) -> None:
+    def _leave(self, events: list[Event]) -> None:
         due_at_ms = None if self.run.is_over else self.run.due_at_ms
-        for event in self._sent_events:
-            self._reply(event.branch, None)
+        for branch in [*self._heard, *attempted(events)]:
+            if branch in self._replies:
+                self._reply(branch, None)
         self.drop()
         self._host.left(self, due_at_ms=due_at_ms)

@@ -9,6 +9,15 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+F = TypeVar("F")
+
+
+def caught(fn: Callable[[], T], otherwise: Callable[[BaseException], F]) -> T | F:
+    """What `fn` gives, or what `otherwise` makes of the error that it raised, whatever that is."""
+    try:
+        return fn()
+    except BaseException as error:  # noqa: BLE001 - carried to the caller, whatever it is
+        return otherwise(error)
 
 
 class DaemonThreads:

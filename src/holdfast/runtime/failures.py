@@ -6,8 +6,9 @@ from typing import Any
 
 from holdfast.codecs import json as codec
 from holdfast.core.entries import Failure
+from holdfast.core.events import AttemptFailed, AttemptSucceeded
 from holdfast.definition.policies import FATAL, TIMEOUT
-from holdfast.errors import CodecError, WorkflowError
+from holdfast.errors import CodecError, HoldfastError, WorkflowError
 from holdfast.runtime.limits import CAUSES_MAX, TRACEBACK_CHARACTERS_MAX
 
 _ROOTS = frozenset({"BaseException", "Exception", "object"})
@@ -41,6 +42,13 @@ def timed_out(step: str, timeout_s: float) -> Failure:
     """An attempt that was not done in time."""
     message = f"the attempt was not done after {timeout_s:g} s"
     return Failure(TIMEOUT, message, (TIMEOUT, TimeoutError.__name__), step=step)
+
+
+def refused(event: AttemptSucceeded, error: HoldfastError) -> AttemptFailed:
+    """The outcome of an attempt whose output the store can never hold; trying again would not help."""
+    kind = type(error).__name__
+    failure = Failure(kind, str(error), (kind, FATAL), step=event.step)
+    return AttemptFailed(event.branch, event.step, event.visit, event.attempt, failure, 0.0)
 
 
 def _own_frames(error: BaseException) -> TracebackType | None:

@@ -15,6 +15,10 @@ class SystemIds:
         """See `Ids`."""
         return f"run_{_base32()}"
 
+    def message_id(self) -> str:
+        """See `Ids`."""
+        return f"msg_{_base32()}"
+
     def worker_id(self) -> str:
         """See `Ids`."""
         return f"{os.getpid()}-{_base32()}"

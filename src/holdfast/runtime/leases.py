@@ -8,7 +8,7 @@ clock that nobody sets (invariant 10). A SQLite owner needs none of it: its lock
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from holdfast.errors import StoreUnavailableError
 from holdfast.ports import Clock, Heart, Ids
@@ -83,9 +83,12 @@ class Identity:
         worker: The name; none was ever used before, not even by this process.
     """
 
-    def __init__(self, store: Store, ids: Ids, clock: Clock, heart: Heart) -> None:
-        """Args: the store whose leases they are, and the ports."""
+    def __init__(
+        self, store: Store, ids: Ids, clock: Clock, heart: Heart, *, workflows: Sequence[str] = ()
+    ) -> None:
+        """Args: the store whose leases they are, the ports, and what this process can drive."""
         self.worker = ids.worker_id()
+        self._workflows = workflows
         self._store = store
         self._ids = ids
         self._clock = clock
@@ -101,6 +104,7 @@ class Identity:
         """Register under a new name, however long the store takes, and let the heart keep the lease."""
         times = self._store.lease
         if times is None:
+            await until_answered(self._register, what="registering a worker")
             return
         self.end()
         sent_ms = await until_answered(self._register, what="registering a worker")
@@ -110,8 +114,10 @@ class Identity:
 
     async def _register(self) -> float:
         """Under another name with each try; gives the monotonic time when it was sent."""
-        self.worker, sent_ms = self._ids.worker_id(), self._clock.monotonic_ms()
-        await self._store.register(self.worker)
+        sent_ms = self._clock.monotonic_ms()
+        if self._store.lease is not None:
+            self.worker = self._ids.worker_id()
+        await self._store.register(self.worker, self._workflows)
         return sent_ms
 
     async def keep(self, lapse: Callable[[Lease], Awaitable[None]]) -> None:

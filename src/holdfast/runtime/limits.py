@@ -15,6 +15,11 @@ RESULT_POLL_MAX_MS = 500
 """Waits between looks at a run that another process drives, doubling from the first to the last."""
 SNAPSHOT_BYTES_MIN = 64 * 1024
 """Journal bytes since the last snapshot before one is taken at all: replaying less takes milliseconds."""
+PENDING_SIGNALS_MAX = 10_000
+"""Of one run: they are read together when a worker takes the run over."""
+SWEEP_MS = 60_000
+SWEEP_MAX = 200
+"""How often a worker looks for runs whose retention is over, and how many it removes in one transaction."""
 LIST_MAX = 1_000
 """Runs of one page of a list: bounds what one question costs the store and the caller."""
 GRACE_MS = 10_000
@@ -25,9 +30,11 @@ TRACEBACK_CHARACTERS_MAX = 20_000
 """Of a recorded failure: the end of a traceback says most, and journals are kept for long."""
 CAUSES_MAX = 8
 """Depth of a recorded chain of causes."""
-UNAVAILABLE_WAIT_S = 1.0
+UNAVAILABLE_WAIT_MS = 1_000
 """Between looks at a store that does not answer."""
 LEASE = "30s"
 """How long a worker may be silent on PostgreSQL: longer than a pause of the machine, short for who waits."""
+CHECK_MS = 5_000
+"""Between looks whether what is driven here is still held here: only a replaced run is not."""
 DOUBT_MS = 30_000
 """How long a claim that was not answered may still be carried out: a server gives up its statements before."""

@@ -9,29 +9,25 @@ from collections.abc import AsyncGenerator, Iterable
 from typing import Any, get_args
 
 from holdfast.codecs import json as codec
-from holdfast.core.entries import Failure
-from holdfast.core.run import Run, evolve
+from holdfast.core.entries import Failure, Paused, RunCancelled, Unpaused
+from holdfast.core.run import OVER, Run
 from holdfast.core.run import RunStatus as RunState
 from holdfast.definition.duration import Duration, to_ms
+from holdfast.definition.policies import Retention, retention_ms
 from holdfast.definition.task import check_name
-from holdfast.definition.workflow import Workflow
-from holdfast.errors import CodecError, TaskError, UsageError
-from holdfast.ports import Clock, Heart, Ids, Threads
+from holdfast.errors import CodecError, FormatError, RunStateError, RunWaitingError, TaskError, UsageError
+from holdfast.ports import Clock, Heart, Ids
 from holdfast.runtime import reads
 from holdfast.runtime.attempts import Attempts
+from holdfast.runtime.controls import Controls
+from holdfast.runtime.explain import Explanation, explain
 from holdfast.runtime.folds import fold
-from holdfast.runtime.limits import CONCURRENCY_MAX, LIST_MAX
+from holdfast.runtime.insertion import Insertion
+from holdfast.runtime.limits import CONCURRENCY_MAX, LIST_MAX, RESULT_POLL_FIRST_MS, RESULT_POLL_MAX_MS
 from holdfast.runtime.patience import until_answered
-from holdfast.runtime.starts import (
-    Definable,
-    OnConflict,
-    Start,
-    bind_all,
-    check_existing,
-    encode_input,
-    held_record,
-    resolve,
-)
+from holdfast.runtime.retention import Sweeper
+from holdfast.runtime.serving import refuse_while_starting
+from holdfast.runtime.starts import Definable, OnConflict, Start, bind_all, encode_input, resolve
 from holdfast.runtime.views import (
     JournalEntry,
     RunStatus,
@@ -41,7 +37,7 @@ from holdfast.runtime.views import (
 )
 from holdfast.runtime.worker import Worker
 from holdfast.stores.base import Store
-from holdfast.stores.records import Applied, Exists, Outcome, Refused, RunRecord
+from holdfast.stores.records import RunRecord
 
 Ending = asyncio.Future[Run | None]
 """Done when a run driven here is over (the run), or has left this worker unfinished (None)."""
@@ -64,8 +60,8 @@ class Node:
         clock: Clock,
         heart: Heart,
         attempts: Attempts,
-        threads: Threads,
         concurrency: int,
+        retention: Retention | None = None,
     ) -> None:
         """Bind the workflows; nothing is opened yet.
 
@@ -90,7 +86,9 @@ class Node:
             concurrency=concurrency,
         )
         self._ids = ids
-        self._threads = threads
+        self._controls = Controls(store, self.worker, ids)
+        self._sweeper = Sweeper(store, self._bound, retention_ms(retention), clock)
+        self._attempts = attempts
         self._is_open = False
         self._was_opened = False
 
@@ -103,6 +101,7 @@ class Node:
         """
         if self._was_opened:
             raise UsageError(what="this engine has been opened before", fix="make a new one")
+        refuse_while_starting()
         self._was_opened = True
         try:
             await self.store.open()
@@ -112,7 +111,7 @@ class Node:
                 yield
         finally:
             self._is_open = False
-            self._threads.close()
+            self._attempts.close()
             await self.store.close()
 
     @contextlib.asynccontextmanager
@@ -121,12 +120,14 @@ class Node:
         raised: Exception | None = None
         async with asyncio.TaskGroup() as services:
             working = services.create_task(self.worker.run(stopping))
+            sweeping = services.create_task(self._sweeper.run())
             await self.worker.running.wait()
             try:
                 yield
             except Exception as error:  # noqa: BLE001 - the caller's own: a task group would wrap it
                 raised = error
             finally:
+                sweeping.cancel()
                 stopping.set()
                 await asyncio.wait({working})
         if raised is not None:
@@ -148,49 +149,24 @@ class Node:
         self._check_open()
         if on_conflict not in get_args(OnConflict):
             raise UsageError(
-                what=f"on_conflict {on_conflict!r} is not known", fix='use "fail" or "use_existing"'
+                what=f"on_conflict {on_conflict!r} is not known", fix='use "fail", "use_existing" or "restart"'
             )
         workflow = await until_answered(lambda: resolve(self.store, self._bound, target), what="starting a run")
         given = self._ids.run_id() if run_id is None else check_name(run_id, what="run id")
         payload = encode_input(workflow, self._bound.get(workflow.name), value)
         start = Start(given, workflow, payload)
-        held = workflow.name in self._bound and self.worker.reserve()
-        holder = self.worker.worker_id if held else None
-        await self._insert(start, workflow, holder, on_conflict)
+        bound = self._bound.get(workflow.name)
+        await Insertion(self.store, self.worker, start, bound).insert(on_conflict)
         self.worker.nudge()
-        return given, self.worker.watch(given)
-
-    async def _insert(
-        self, start: Start, workflow: Workflow, holder: str | None, on_conflict: OnConflict
-    ) -> None:
-        new = start.new_run(holder)
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Outcome) -> None:
-            # Here and not after the wait: a caller who is cancelled must not leave a run that nobody drives.
-            if holder is not None:
-                if isinstance(outcome, Applied) and outcome.is_held and not start.over:
-                    for entry in start.entries:
-                        evolve(start.run, entry, outcome.at_ms)
-                    record = held_record(new, outcome, holder)
-                    self.worker.adopt(record, start.run, self._bound[workflow.name])
-                self.worker.unreserve()
-            if not answer.done():
-                answer.set_result(outcome)
-
-        self.worker.group.submit(new, done)
-        outcome = await answer
-        if isinstance(outcome, Exists):
-            await until_answered(lambda: check_existing(self.store, new, on_conflict), what="starting a run")
-        elif isinstance(outcome, Refused):
-            raise outcome.error
+        return given, self.worker.watch(given) if self.worker.is_driven(given) else None
 
     async def result(self, run_id: str, ending: Ending | None, timeout: Duration | None) -> Any:  # noqa: ANN401, ASYNC109 - what the task returned; a facade's word
         """The output of a run, waited for; see `AsyncHandle.result`."""
         self._check_open()
         timeout_ms = None if timeout is None else to_ms(timeout, what="timeout")
         run = ending.result() if ending is not None and ending.done() else None
-        if run is None:
+        # A completed run stays so; one that failed may have been reopened since.
+        if run is None or run.status != "completed":
             run = await reads.ended_in_time(self.store, self.worker, run_id, timeout_ms)
         if run.status != "completed":
             raise TaskError(run_id=run_id, status=run.status, failure=run.failure)
@@ -200,6 +176,74 @@ class Node:
         """Drive one run now and return its output; see `AsyncEngine.resume`."""
         await self.worker.resume(await self.find(run_id))
         return await self.result(run_id, None, None)
+
+    async def signal(self, run_id: str, name: str, payload: object, message_id: str | None) -> str:
+        """Send a signal; see `AsyncHandle.signal`."""
+        self._check_open()
+        return await self._controls.signal(run_id, name, payload, message_id)
+
+    async def control(self, run_id: str, wanted: Paused | Unpaused | RunCancelled) -> None:
+        """Pause, unpause or cancel; see `AsyncHandle`."""
+        self._check_open()
+        await self._controls.control(run_id, wanted)
+
+    async def ended(self, run_id: str) -> None:
+        """Return when the run is over, however it ends."""
+        self._check_open()
+        await reads.ended(self.store, self.worker, run_id)
+
+    async def retry(self, run_id: str, by: str) -> None:
+        """Reopen a failed run; see `AsyncEngine.retry`."""
+        self._check_open()
+        await self._controls.retry(run_id, by)
+
+    async def delete(self, run_id: str) -> None:
+        """Remove a run that is over; see `AsyncEngine.delete`."""
+        record = await self.find(run_id)
+        if record.status not in OVER:
+            what, fix = "cannot be deleted", "cancel it first, or wait until it is over"
+            raise RunStateError(run_id=run_id, status=record.status, what=what, fix=fix)
+        if not await self.store.delete(record.key):
+            record = await self.find(run_id)
+            what, fix = "cannot be deleted: the run that started it is not over", "delete it after that one"
+            raise RunStateError(run_id=run_id, status=record.status, what=what, fix=fix)
+
+    async def explain(self, run_id: str) -> Explanation:
+        """Why a run does not go on; see `AsyncHandle.explain`."""
+        record = await self.find(run_id)
+        workers, now_ms = await self.store.workers(), self.store.now_ms()
+        if record.status == "blocked":
+            why = await reads.why_blocked(self.store, record)
+            return explain(record, None, workers, now_ms, why_blocked=why)
+        if record.status in OVER:
+            return explain(record, None, workers, now_ms)
+        try:
+            run, _ = await fold(self.store, record)
+        except (FormatError, LookupError, ValueError) as error:
+            return explain(record, None, workers, now_ms, why_blocked=str(error))
+        missing = await self.worker.missing_tasks(record)
+        return explain(record, run, workers, now_ms, missing_tasks=missing)
+
+    async def alone(self, run_id: str) -> Any:  # noqa: ANN401 - what the task returned
+        """The output of a run that nobody outside can reach; see `arun`.
+
+        Raises:
+            RunWaitingError: It waits for somebody.
+        """
+        pause_ms = RESULT_POLL_FIRST_MS
+        while True:
+            watching = self.worker.watch(run_id)
+            status = await self.status(run_id)
+            if status.status in OVER:
+                return await self.result(run_id, None, None)
+            waits = [wait.detail for wait in status.waiting if wait.reason in {"signal", "pause"}]
+            is_active = any(b.status == "active" and b.pause is None for b in status.branches.values())
+            if waits and not is_active:
+                raise RunWaitingError(run_id=run_id, waiting=waits)
+            # A short wait keeps the run in memory, so that nothing tells of it.
+            await asyncio.wait({watching}, timeout=pause_ms / 1_000)
+            self.worker.unwatch(run_id, watching)
+            pause_ms = min(pause_ms * 2, RESULT_POLL_MAX_MS)
 
     async def find(self, run_id: str) -> RunRecord:
         """The row of a run.
@@ -217,14 +261,22 @@ class Node:
 
     async def status(self, run_id: str) -> RunStatus:
         """Everything about a run; see `AsyncHandle.status`."""
-        record = await self.find(run_id)
-        # The row is read before the journal, so that a run seen as over has its whole journal here.
-        if record.status == "blocked":
-            failure = Failure("blocked", await reads.why_blocked(self.store, record))
-            return run_status(record, Run(run_id), failure, None)
-        run = await fold(self.store, record)
+        while True:
+            record = await self.find(run_id)
+            # The row is read before the journal, so that a run seen as over has its whole journal here.
+            if record.status == "blocked":
+                failure = Failure("blocked", await reads.why_blocked(self.store, record))
+                return run_status(record, Run(run_id), (), failure, None)
+            try:
+                run, inbox = await (reads.fold_over if record.status in OVER else fold)(self.store, record)
+            except (FormatError, LookupError, ValueError) as error:
+                if record.status == "completed":
+                    raise
+                return run_status(record, Run(run_id), (), Failure("unreadable", str(error)), None)
+            if run.is_over or record.status not in OVER:
+                break
         output = self._output(run) if run.status == "completed" else None
-        return run_status(record, run, run.failure, output)
+        return run_status(record, run, inbox, run.failure, output)
 
     async def list_runs(
         self, *, status: str | None, workflow: str | None, limit: int, after: str | None

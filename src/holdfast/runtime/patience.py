@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from holdfast.errors import StoreUnavailableError
-from holdfast.runtime.limits import UNAVAILABLE_WAIT_S
+from holdfast.runtime.limits import UNAVAILABLE_WAIT_MS
 
 LOGGER = logging.getLogger("holdfast.store")
 T = TypeVar("T")
@@ -19,4 +19,4 @@ async def until_answered(ask: Callable[[], Awaitable[T]], *, what: str) -> T:
             return await ask()
         except StoreUnavailableError as error:
             LOGGER.warning("%s: %s", what, error)
-            await asyncio.sleep(UNAVAILABLE_WAIT_S)
+            await asyncio.sleep(UNAVAILABLE_WAIT_MS / 1_000)

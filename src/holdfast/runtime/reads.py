@@ -4,13 +4,13 @@ import asyncio
 
 from holdfast.codecs.entries import decode_entry
 from holdfast.core.run import OVER, Run
-from holdfast.errors import HoldfastError, ResultTimeoutError, RunBlockedError, RunNotFoundError
+from holdfast.errors import FormatError, HoldfastError, ResultTimeoutError, RunBlockedError, RunNotFoundError
 from holdfast.runtime.folds import fold
 from holdfast.runtime.limits import RESULT_POLL_FIRST_MS, RESULT_POLL_MAX_MS
 from holdfast.runtime.views import JournalEntry, instant
 from holdfast.runtime.worker import Worker
 from holdfast.stores.base import Store
-from holdfast.stores.records import QUARANTINE_AT, RunRecord
+from holdfast.stores.records import QUARANTINE_AT, InboxRow, RunRecord
 
 
 async def find(store: Store, run_id: str) -> RunRecord:
@@ -23,6 +23,24 @@ async def find(store: Store, run_id: str) -> RunRecord:
     if record is None:
         raise RunNotFoundError(run_id=run_id)
     return record
+
+
+async def fold_over(store: Store, record: RunRecord) -> tuple[Run, list[InboxRow]]:
+    """The state of a run that is over; of one without an output, whose journal cannot be read, only its status.
+
+    It is over no more where it was replaced or reopened since `record` was read.
+
+    Raises:
+        FormatError: It has an output, which cannot be read.
+    """
+    try:
+        return await fold(store, record)
+    except (FormatError, LookupError, ValueError):
+        if record.status == "completed":
+            raise
+        run = Run(record.id)
+        run.status = "failed" if record.status == "failed" else "cancelled"
+        return run, []
 
 
 async def journal(store: Store, run_id: str) -> list[JournalEntry]:
@@ -51,17 +69,21 @@ async def ended(store: Store, worker: Worker, run_id: str) -> Run:
     pause_ms = RESULT_POLL_FIRST_MS
     while True:
         watching = worker.watch(run_id)
-        if watching is not None:
-            run = await watching
-            if run is not None:
+        try:
+            if not worker.is_driven(run_id):
+                record = await find(store, run_id)
+                if record.status in OVER:
+                    over, _ = await fold_over(store, record)
+                    if over.is_over:
+                        return over
+                if record.status == "blocked":
+                    raise RunBlockedError(run_id=run_id, reason=await why_blocked(store, record))
+                await asyncio.wait({watching}, timeout=pause_ms / 1_000)
+                pause_ms = min(pause_ms * 2, RESULT_POLL_MAX_MS)
+            elif (run := await watching) is not None:
                 return run
-        record = await find(store, run_id)
-        if record.status in OVER:
-            return await fold(store, record)
-        if record.status == "blocked":
-            raise RunBlockedError(run_id=run_id, reason=await why_blocked(store, record))
-        await asyncio.sleep(pause_ms / 1_000)
-        pause_ms = min(pause_ms * 2, RESULT_POLL_MAX_MS)
+        finally:
+            worker.unwatch(run_id, watching)
 
 
 async def why_blocked(store: Store, record: RunRecord) -> str:
@@ -94,5 +116,7 @@ async def ended_in_time(store: Store, worker: Worker, run_id: str, timeout_ms: i
     except TimeoutError:
         record = await find(store, run_id)
         if record.status in OVER:
-            return await fold(store, record)
+            over, _ = await fold_over(store, record)
+            if over.is_over:
+                return over
         raise ResultTimeoutError(run_id=run_id, timeout_ms=timeout_ms, status=record.status) from None

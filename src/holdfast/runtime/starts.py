@@ -26,7 +26,7 @@ from holdfast.stores.base import Store
 from holdfast.stores.records import Applied, NewRun, RunRecord
 
 Definable = Flow | Workflow
-OnConflict = Literal["fail", "use_existing"]
+OnConflict = Literal["fail", "use_existing", "restart"]
 
 
 class Start:
@@ -140,8 +140,8 @@ def encode_input(workflow: Workflow, bound: BoundWorkflow | None, value: object)
     return payload
 
 
-async def check_existing(store: Store, new: NewRun, on_conflict: OnConflict) -> None:
-    """Accept the run that has the id already, or raise.
+async def check_existing(store: Store, new: NewRun, on_conflict: OnConflict) -> bool:
+    """Accept the run that has the id already, or raise; False if it has gone meanwhile.
 
     Raises:
         RunExistsError: `on_conflict` is "fail".
@@ -149,22 +149,23 @@ async def check_existing(store: Store, new: NewRun, on_conflict: OnConflict) -> 
     """
     record = await store.find_run(new.id)
     if record is None:
-        return
+        return False
     if on_conflict == "fail":
         raise RunExistsError(run_id=new.id, workflow=record.workflow, status=record.status)
     if record.workflow != new.workflow:
         raise RunConflictError(run_id=new.id, difference="workflow")
     if record.input_digest != new.input_digest:
         raise RunConflictError(run_id=new.id, difference="input")
+    return True
 
 
-def held_record(new: NewRun, applied: Applied, worker: str) -> RunRecord:
-    """The row of a run that was just inserted as held."""
+def held_record(new: NewRun, applied: Applied, worker: str, *, instead: RunRecord | None = None) -> RunRecord:
+    """The row of a run that was just inserted as held, or put in the place of another one."""
     return RunRecord(
         key=applied.key,
         id=new.id,
-        incarnation=1,
-        epoch=1,
+        incarnation=1 if instead is None else instead.incarnation + 1,
+        epoch=1 if instead is None else instead.epoch + 1,
         position=len(new.entries),
         status="running",
         workflow=new.workflow,

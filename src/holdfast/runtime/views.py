@@ -1,13 +1,16 @@
 """What people see of runs: status, journal and list entries, folded from what is stored."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from holdfast.core.entries import Entry, Failure
-from holdfast.core.run import Branch, Run
-from holdfast.stores.records import RunRecord
+from holdfast.codecs import json as codec
+from holdfast.core.entries import Entry, Failure, Paused
+from holdfast.core.run import OPEN, OVER, Branch, Run
+from holdfast.runtime.inbox import SIGNAL
+from holdfast.stores.records import InboxRow, RunRecord
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,8 +18,10 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         branch, step: Who waits, and where.
-        reason: `retry` (until `due_at`) or `join`.
+        reason: `pause`, `signal`, `timer`, `backoff` or `join`.
         detail: One line for people.
+        signal: Name of the signal, for that reason.
+        since: When it began to wait; None for a backoff.
         due_at: When it ends by itself, or None.
     """
 
@@ -24,17 +29,43 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     step: str
     reason: str
     detail: str
+    signal: str | None = None
+    since: datetime | None = None
     due_at: datetime | None = None
 
 
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a run or a branch starts nothing.
+
+    Attributes:
+        reason, by: As given by whoever paused it; `by` is "" for a pause step.
+        freezes: Whether its clocks stand still meanwhile.
+    """
+
+    reason: str
+    by: str
+    freezes: bool
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """A signal that was sent and that no branch has received; `id` is what it was sent with."""
+
+    name: str
+    id: str
+    payload: Any
+    sent_at: datetime
+
+
 class BranchStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A branch: `active`, `backoff`, `joining`, `completed`, `failed` or `cancelled`.
+    """A branch: active, backoff, joining, sleeping, waiting, completed, failed or cancelled.
 
     Attributes:
         step: Where it is, or was last; None for a `main` that forked at the start.
         attempt: From 1.
         parent: The branch that started it.
         failure: What ended it, or failed before the retry it waits for.
+        pause: Its own pause, besides that of the run.
+        variables: Its variables by name, decoded.
     """
 
     id: str
@@ -43,6 +74,8 @@ class BranchStatus(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     parent: str | None
     failure: Failure | None
+    pause: Pause | None
+    variables: dict[str, Any]
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +86,11 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         output: Of a completed run, decoded; else None.
         failure: Why it failed or is blocked; else None.
         branches: By id, in the order they began.
-        waiting: What it waits for, the earliest due first.
+        waiting: What it waits for: pauses first, then signals, then the rest; of these the earliest due first.
+        undelivered: Signals that were sent and not received, in their order.
+        pause: The pause of the run as a whole.
+        cancel_reason, cancelled_by: As given by whoever cancelled it; else None.
+        deadline: When its time-out fails it, or None.
         position: Entries in its journal.
         worker: Who holds it, or None.
         recoveries: How often a worker died over it since it last completed a step.
@@ -67,6 +104,11 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None
     branches: dict[str, BranchStatus]
     waiting: list[Waiting]
+    undelivered: list[Signal]
+    pause: Pause | None
+    cancel_reason: str | None
+    cancelled_by: str | None
+    deadline: datetime | None
     position: int
     worker: str | None
     recoveries: int
@@ -107,8 +149,10 @@ def instant(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1_000, tz=UTC)
 
 
-def run_status(record: RunRecord, run: Run, failure: Failure | None, output: object) -> RunStatus:
-    """Join a run's row, its fold, why it failed or is blocked, and its decoded output."""
+def run_status(
+    record: RunRecord, run: Run, inbox: Iterable[InboxRow], failure: Failure | None, output: object
+) -> RunStatus:
+    """Join a run's row, its fold, its messages, why it failed or is blocked, and its decoded output."""
     return RunStatus(
         id=record.id,
         workflow=record.workflow,
@@ -117,7 +161,12 @@ def run_status(record: RunRecord, run: Run, failure: Failure | None, output: obj
         output=output,
         failure=failure,
         branches={branch.id: _branch(branch) for branch in run.branches.values()},
-        waiting=_waiting(run),
+        waiting=[] if record.status == "blocked" else waiting_of(run),
+        undelivered=[_signal(row) for row in inbox if row.kind == SIGNAL],
+        pause=_pause(run.pause),
+        cancel_reason=None if run.cancel is None else run.cancel.reason,
+        cancelled_by=None if run.cancel is None else run.cancel.by,
+        deadline=None if run.deadline_ms is None else instant(run.deadline_ms),
         position=run.position,
         worker=record.worker,
         recoveries=record.recoveries,
@@ -146,25 +195,76 @@ def _branch(branch: Branch) -> BranchStatus:
         attempt=branch.attempt,
         parent=branch.parent,
         failure=branch.failure,
+        pause=_pause(branch.pause),
+        variables={name: _decoded(payload) for name, payload in branch.variables.items()},
     )
 
 
-def _waiting(run: Run) -> list[Waiting]:
-    waits: list[tuple[float, Waiting]] = []
-    for branch in run.branches.values():
-        step = "" if branch.at is None else branch.at.step
-        if branch.status == "backoff":
-            reason = "" if branch.failure is None else branch.failure.summary()
-            wait = Waiting(
-                branch=branch.id,
-                step=step,
-                reason="retry",
-                detail=f"attempt {branch.attempt} after {reason}",
-                due_at=instant(branch.due_at_ms),
-            )
-            waits.append((branch.due_at_ms, wait))
-        elif branch.status == "joining":
-            others = ", ".join(b.id for b in run.branches.values() if b.status in {"active", "backoff"})
-            detail = f"for the branches it joins; still open: {others}"
-            waits.append((float("inf"), Waiting(branch=branch.id, step=step, reason="join", detail=detail)))
-    return [wait for _, wait in sorted(waits, key=lambda pair: pair[0])]
+def _pause(pause: Paused | None) -> Pause | None:
+    return None if pause is None else Pause(reason=pause.reason, by=pause.by, freezes=pause.freezes)
+
+
+def _signal(row: InboxRow) -> Signal:
+    return Signal(name=row.name, id=row.id, payload=_decoded(row.payload), sent_at=instant(row.at_ms))
+
+
+def _decoded(payload: bytes) -> Any:  # noqa: ANN401 - JSON-like
+    """A payload as plain data: nobody here knows what it is to be."""
+    return codec.decoder(Any)(payload)
+
+
+def waiting_of(run: Run) -> list[Waiting]:
+    """Everything that an unfinished run waits for, the dominant reason first (semantics row 35)."""
+    waits = [_paused(run, branch) or _waits(run, branch) for branch in run.branches.values()]
+    found = [wait for wait in waits if wait is not None]
+    latest = datetime.max.replace(tzinfo=UTC)
+    return sorted(found, key=lambda wait: (_ORDER.index(wait.reason), wait.due_at or latest))
+
+
+_ORDER = ("pause", "signal", "timer", "backoff", "join")
+
+
+def _paused(run: Run, branch: Branch) -> Waiting | None:
+    pause = branch.pause or run.pause
+    if pause is None or branch.status not in OPEN or branch.at is None:
+        return None
+    by = f" by {pause.by}" if pause.by else ""
+    why = f": {pause.reason}" if pause.reason else ""
+    since_ms = run.paused_at_ms if branch.pause is None else branch.paused_at_ms
+    return Waiting(
+        branch=branch.id,
+        step=branch.at.step,
+        reason="pause",
+        detail=f"paused{by}{why}",
+        since=instant(since_ms),
+        due_at=None if branch.due_at_ms is None else instant(branch.due_at_ms),
+    )
+
+
+def _waits(run: Run, branch: Branch) -> Waiting | None:
+    if branch.at is None or branch.status in {"active", *OVER}:
+        return None
+    due_at = None if branch.due_at_ms is None else instant(branch.due_at_ms)
+    since, signal = None if branch.status == "backoff" else instant(branch.since_ms), None
+    match branch.status:
+        case "backoff":
+            reason = "backoff"
+            failure = "" if branch.failure is None else branch.failure.summary()
+            detail = f"for attempt {branch.attempt} after {failure}"
+        case "sleeping":
+            reason, detail = "timer", "sleeps"
+        case "waiting":
+            signal = run.waits.get(branch.id, "")
+            reason, detail = "signal", f"for signal {signal!r}"
+        case _:
+            others = [b.id for b in run.branches.values() if b.status in OPEN and b.status != "joining"]
+            reason, detail = "join", f"for the branches it joins; still open: {', '.join(others)}"
+    return Waiting(
+        branch=branch.id,
+        step=branch.at.step,
+        reason=reason,
+        detail=detail,
+        signal=signal,
+        since=since,
+        due_at=due_at,
+    )

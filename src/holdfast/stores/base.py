@@ -15,9 +15,12 @@ from holdfast.stores.records import (
     JournalRow,
     LeaseTimes,
     Member,
+    NewRun,
     Outcome,
     RunRecord,
     Snapshot,
+    Stored,
+    WorkerRecord,
 )
 
 
@@ -107,6 +110,9 @@ class Store(Protocol):
     async def commit(self, group: Sequence[Member]) -> list[Outcome]:
         """Write the members in one transaction; a run is named by one append at most.
 
+        A message to a run that is over is `Over`, unless its id was stored before. Messages that appends send
+        to such a run are dropped.
+
         Returns:
             One outcome per member, in order. A fenced, existing or refused member changes nothing for
             the others.
@@ -123,11 +129,20 @@ class Store(Protocol):
         """
         ...
 
-    async def register(self, worker: str) -> None:
+    async def register(self, worker: str, workflows: Sequence[str] = ()) -> None:
         """Begin the lease of an identity that was never used before; it expires `lease_ms` from now.
 
-        Repeating it after an unknown outcome is harmless. Nothing where there are no leases.
+        Where there are no leases, only keep what the one worker can drive, in place of what was known before.
+        Repeating it after an unknown outcome is harmless.
+
+        Args:
+            worker: The identity.
+            workflows: Names of the workflows it can drive, for `workers`.
         """
+        ...
+
+    async def workers(self) -> list[WorkerRecord]:
+        """The workers that are alive now, by id; on SQLite the owner of the file, if it has one."""
         ...
 
     def renewals(self) -> Renewals:
@@ -178,6 +193,10 @@ class Store(Protocol):
         """Every run that `worker` holds, by key: what a claim with an unknown outcome may have left."""
         ...
 
+    async def counts(self, worker: str) -> list[tuple[int, int]]:
+        """Key and `messages_sent` of each run that `worker` holds and that was ever sent a message."""
+        ...
+
     async def release(self, held: Sequence[tuple[int, int]]) -> None:
         """Give back runs by (key, epoch), due now; one that is no longer held so is passed over."""
         ...
@@ -197,6 +216,14 @@ class Store(Protocol):
         """All messages not consumed with a higher sequence number, in order."""
         ...
 
+    async def load(self, keys: Sequence[int]) -> list[Stored]:
+        """Snapshot, journal and inbox of each run, in the order of the keys; empty for one that is gone."""
+        ...
+
+    async def pending(self, key: int) -> int:
+        """How many messages of a run are not consumed."""
+        ...
+
     async def find_run(self, run_id: str) -> RunRecord | None:
         """The header of a run, or None."""
         ...
@@ -207,8 +234,45 @@ class Store(Protocol):
         """Runs by descending key, `limit` at most, below the key `after`."""
         ...
 
+    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+        """Put a new run in the place of the run `key`, in one transaction, if that still has this epoch.
+
+        Id, key and the epochs go on: the epoch and the incarnation are one more, so whoever held the run is
+        fenced. Journal, inbox, ids of messages and snapshot are gone, everything else is as after an insert.
+
+        Returns:
+            `Applied`, or `Fenced` where the run is gone or has another epoch.
+        """
+        ...
+
+    async def delete(self, key: int) -> bool:
+        """Remove all of a run that is over, unless the run that started it is there and not over.
+
+        Returns:
+            Whether it was removed.
+        """
+        ...
+
+    async def sweep(self, workflow: str, status: str, *, before_ms: int, limit: int) -> int:
+        """Remove up to `limit` runs of that status, unheld and unchanged since before a moment, as `delete`.
+
+        Args:
+            workflow: Name of their workflow.
+            status: One of `ENDED`, or `blocked`.
+            before_ms: They were updated last before this.
+            limit: Bounds the transaction.
+
+        Returns:
+            How many were removed.
+        """
+        ...
+
     async def save_definition(self, definition: Definition, *, current: bool) -> None:
-        """Keep a structure under its fingerprint; `current` makes it the one that starts by name get."""
+        """Keep a structure under its fingerprint; `current` makes it the one that starts by name get.
+
+        A structure that is known is replaced where it becomes current: what is no part of its fingerprint may
+        have changed.
+        """
         ...
 
     async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:
@@ -223,10 +287,6 @@ class Store(Protocol):
         """Replace the run's snapshot, if it is still held under `epoch`."""
         ...
 
-    async def find_snapshot(self, key: int) -> Snapshot | None:
-        """The run's snapshot, or None."""
-        ...
-
 
 class Leaseless:
     """The part of a `Store` in which one process drives alone, so that no lease and no hint is needed."""
@@ -237,9 +297,6 @@ class Leaseless:
         return None
 
     def on_hint(self, hint: Callable[[], None]) -> None:
-        """See `Store`."""
-
-    async def register(self, worker: str) -> None:
         """See `Store`."""
 
     def renewals(self) -> Renewals:

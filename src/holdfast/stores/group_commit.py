@@ -40,10 +40,16 @@ class GroupCommit:
         self._has_lapsed = has_lapsed
         self._is_instant = store.is_instant
         self._pending: Group = []
+        self._has_outsiders = False
         self._scheduled = False
         self._work = asyncio.Event()
         self._uncertain_since_ms: int | None = None
         self._life = 0
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether any member has no outcome yet."""
+        return bool(self._pending) or self._work.is_set()
 
     def submit(self, member: Member, done: Done) -> None:
         """Write `member` with the next transaction, then call `done(outcome)` on the loop's thread.
@@ -56,6 +62,8 @@ class GroupCommit:
             if outcomes is not None:
                 done(outcomes[0])
                 return
+        if _is_outsider(member):
+            self._has_outsiders = True
         self._pending.append((member, done))
         if not self._scheduled:
             self._scheduled = True
@@ -117,7 +125,11 @@ class GroupCommit:
 
     def _take(self) -> Group:
         group = self._pending[:GROUP_MAX]
-        del self._pending[:GROUP_MAX]
+        if self._has_outsiders:
+            # Else a run has one append under way, its driver's. A group names a run once.
+            group = _before_the_second(group)
+            self._has_outsiders = len(group) < len(self._pending)
+        del self._pending[: len(group)]
         return group
 
     def _flush(self) -> None:
@@ -132,6 +144,7 @@ class GroupCommit:
             self._uncertain_since_ms = since_ms
         if outcomes is None:
             self._pending[:0] = group
+            self._has_outsiders |= any(_is_outsider(member) for member, _ in group)
             self._work.set()
             return
         _deliver(group, outcomes)
@@ -191,6 +204,22 @@ class GroupCommit:
                     is_held=member.worker == record.worker,
                 )
         return outcome
+
+
+def _is_outsider(member: Member) -> bool:
+    """Whether it is an append of somebody who does not hold the run."""
+    return type(member) is Append and not member.is_held
+
+
+def _before_the_second(group: Group) -> Group:
+    """The group up to the second append of one run."""
+    keys: set[int] = set()
+    for index, (member, _) in enumerate(group):
+        if isinstance(member, Append):
+            if member.key in keys:
+                return group[:index]
+            keys.add(member.key)
+    return group
 
 
 def _deliver(group: Group, outcomes: list[Outcome]) -> None:

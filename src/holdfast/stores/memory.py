@@ -1,6 +1,6 @@
 """The memory store: the protocol without a disk. For `run()`, for tests, and as the simulator's model."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -8,25 +8,27 @@ from holdfast.errors import LeaseLostError
 from holdfast.ports import Clock
 from holdfast.stores.base import Renewals
 from holdfast.stores.memory_rows import Row, record_of
+from holdfast.stores.memory_tables import MemoryTables
 from holdfast.stores.records import (
+    ENDED,
     PRIORITY_STEP_MS,
     QUARANTINE_AT,
     SUSPECT_AT,
     Append,
     Applied,
     Claimed,
-    Definition,
     Exists,
     Fenced,
     InboxRow,
-    JournalRow,
     LeaseTimes,
     Member,
     Message,
     NewRun,
     Outcome,
+    Over,
     RunRecord,
-    Snapshot,
+    Unread,
+    WorkerRecord,
     charged,
     due_at,
 )
@@ -47,19 +49,17 @@ class _MemoryRenewals:
         pass
 
 
-class MemoryStore:
+class MemoryStore(MemoryTables):
     """Keeps runs in dictionaries; everything is lost with the object."""
 
     def __init__(self, clock: Clock, *, lease: LeaseTimes | None = None) -> None:
         """Args: where its time comes from, and the leases of its workers, where several share it."""
+        super().__init__()
         self._clock = clock
         self._lease = lease
         self._workers: dict[str, int] = {}
+        self._workflows: dict[str, tuple[str, ...]] = {}
         self._base_ms = clock.wall_ms() - clock.monotonic_ms()
-        self._rows: dict[int, Row] = {}
-        self._keys: dict[str, int] = {}
-        self._definitions: dict[tuple[str, str], Definition] = {}
-        self._current: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -101,6 +101,7 @@ class MemoryStore:
     async def open(self) -> None:
         """See `Store`. Without leases, frees every held run: the engine that opened it before has died."""
         if self._lease is None:
+            self._workflows.clear()
             self._free([row for row in self._rows.values() if row.worker is not None])
 
     async def close(self) -> None:
@@ -127,8 +128,14 @@ class MemoryStore:
 
     def _append(self, append: Append, at_ms: int) -> Outcome:
         row = self._rows.get(append.key)
-        if row is None or row.epoch != append.epoch or row.position != append.position or row.worker is None:
+        if row is None or row.epoch != append.epoch or row.position != append.position:
             return Fenced()
+        if append.is_held != (row.worker is not None):
+            return Fenced()
+        read = append.messages_read
+        is_unread = read is not None and row.messages_sent > read
+        if is_unread and append.must_be_read():
+            return Unread(row.messages_sent)
         for entry in append.entries:
             row.journal.append((append.epoch, at_ms, entry))
         row.position += len(append.entries)
@@ -138,9 +145,7 @@ class MemoryStore:
             row.recoveries = 0
         if append.worker is None:
             row.worker = None
-            read = append.messages_read
-            unread = read is not None and row.messages_sent > read
-            row.due_at_ms = at_ms if unread else due_at(append, at_ms)
+            row.due_at_ms = at_ms if is_unread else due_at(append, at_ms)
         if append.consumed or append.children or append.messages:
             self._spawn(row, append, at_ms)
         return Applied(at_ms, append.key, row.messages_sent)
@@ -155,19 +160,36 @@ class MemoryStore:
     def _insert(self, new: NewRun, at_ms: int) -> Outcome:
         if new.id in self._keys:
             return Exists()
-        is_held = new.worker is None or self._is_alive(new.worker, at_ms)
-        if not is_held:
-            new = msgspec.structs.replace(new, worker=None)
-        key = len(self._rows) + 1
+        alive = self._with_live_worker(new, at_ms)
+        key = self._new_key()
         self._keys[new.id] = key
-        self._rows[key] = Row(key, new, at_ms)
-        return Applied(at_ms, key, is_held=is_held)
+        self._rows[key] = Row(key, alive, at_ms)
+        return Applied(at_ms, key, is_held=alive is new)
+
+    def _with_live_worker(self, new: NewRun, at_ms: int) -> NewRun:
+        """The new run, for nobody where the worker that it names is dead."""
+        is_held = new.worker is None or self._is_alive(new.worker, at_ms)
+        return new if is_held else msgspec.structs.replace(new, worker=None)
+
+    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+        """See `Store`."""
+        old, at_ms = self._rows.get(key), self.now_ms()
+        if old is None or old.epoch != epoch:
+            return Fenced()
+        alive = self._with_live_worker(new, at_ms)
+        row = Row(key, msgspec.structs.replace(alive, id=old.new.id), at_ms)
+        row.epoch, row.incarnation = epoch + 1, old.incarnation + 1
+        self._rows[key] = row
+        return Applied(at_ms, key, is_held=alive is new)
 
     def _send(self, message: Message, at_ms: int) -> Outcome:
         row = self._rows.get(message.run_key)
         if row is None or message.incarnation not in {None, row.incarnation}:
             return Fenced()
-        if message.id not in row.message_ids:
+        is_new = message.id not in row.message_ids
+        if is_new and row.status in ENDED:
+            return Over(row.status)
+        if is_new:
             row.message_ids.add(message.id)
             row.messages_sent += 1
             row.inbox.append(
@@ -184,10 +206,20 @@ class MemoryStore:
                 row.due_at_ms = at_ms
         return Applied(at_ms, row.key, row.messages_sent)
 
-    async def register(self, worker: str) -> None:
+    async def register(self, worker: str, workflows: Sequence[str] = ()) -> None:
         """See `Store`."""
-        if self._lease is not None:
-            self._workers.setdefault(worker, self.now_ms() + self._lease.lease_ms)
+        drives = tuple(sorted(set(workflows)))
+        if self._lease is None:
+            self._workflows = {worker: drives}
+        elif worker not in self._workers:
+            self._workers[worker] = self.now_ms() + self._lease.lease_ms
+            self._workflows[worker] = drives
+
+    async def workers(self) -> list[WorkerRecord]:
+        """See `Store`."""
+        now_ms = self.now_ms()
+        alive = sorted(each for each in self._workflows.items() if self._is_alive(each[0], now_ms))
+        return [WorkerRecord(worker, workflows) for worker, workflows in alive]
 
     def renewals(self) -> Renewals:
         """See `Store`."""
@@ -212,6 +244,7 @@ class MemoryStore:
         freed = 0
         for worker in self._expired():
             del self._workers[worker]
+            self._workflows.pop(worker, None)
             held = [row for row in self._rows.values() if row.worker == worker]
             self._free(held)
             freed += len(held)
@@ -229,7 +262,7 @@ class MemoryStore:
             row.worker, row.due_at_ms = None, now_ms
             row.recoveries = charged(row.recoveries, beside_suspect=beside_suspect)
             if row.recoveries >= QUARANTINE_AT:
-                row.status, row.due_at_ms = "blocked", None
+                row.status, row.due_at_ms, row.updated_at_ms = "blocked", None, now_ms
 
     async def claim(
         self,
@@ -263,16 +296,9 @@ class MemoryStore:
         """See `Store`."""
         self._check_lease(worker)
         row = self._find(run_id)
-        if row is None or row.worker is not None or row.status in {"completed", "failed", "cancelled"}:
+        if row is None or row.worker is not None or row.status in ENDED:
             return None
         return self._hold(row, worker)
-
-    async def held(self, worker: str) -> list[RunRecord]:
-        """See `Store`."""
-        return [record_of(row) for row in self._rows.values() if row.worker == worker]
-
-    def _unheld(self) -> Iterable[Row]:
-        return (row for row in self._rows.values() if row.worker is None)
 
     def _hold(self, row: Row, worker: str) -> RunRecord:
         row.worker = worker
@@ -291,60 +317,7 @@ class MemoryStore:
     async def retire(self, worker: str) -> None:
         """See `Store`."""
         self._workers.pop(worker, None)
+        self._workflows.pop(worker, None)
         for row in self._rows.values():
             if row.worker == worker:
                 row.worker, row.due_at_ms = None, self.now_ms()
-
-    async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
-        """See `Store`."""
-        rows = self._rows[key].journal[after:] if key in self._rows else []
-        return [JournalRow(after + n, *row) for n, row in enumerate(rows, start=1)]
-
-    async def read_inbox(self, key: int, *, after: int = 0) -> list[InboxRow]:
-        """See `Store`."""
-        row = self._rows.get(key)
-        return [] if row is None else [each for each in row.inbox if each.seq > after]
-
-    async def find_run(self, run_id: str) -> RunRecord | None:
-        """See `Store`."""
-        row = self._find(run_id)
-        return None if row is None else record_of(row)
-
-    def _find(self, run_id: str) -> Row | None:
-        return self._rows.get(self._keys.get(run_id, 0))
-
-    async def list_runs(
-        self, *, status: str | None, workflow: str | None, limit: int, after: int | None
-    ) -> list[RunRecord]:
-        """See `Store`."""
-        wanted: Callable[[Row], bool] = lambda row: (  # noqa: E731 - read beside its one use
-            status in {None, row.status}
-            and workflow in {None, row.new.workflow}
-            and (after is None or row.key < after)
-        )
-        return [record_of(row) for row in reversed(self._rows.values()) if wanted(row)][:limit]
-
-    async def save_definition(self, definition: Definition, *, current: bool) -> None:
-        """See `Store`."""
-        self._definitions[definition.name, definition.fingerprint] = definition
-        if current:
-            self._current[definition.name] = definition.fingerprint
-
-    async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:
-        """See `Store`."""
-        return self._definitions.get((name, fingerprint or self._current.get(name, "")))
-
-    async def definition_names(self) -> list[str]:
-        """See `Store`."""
-        return sorted(self._current)
-
-    async def save_snapshot(self, key: int, epoch: int, snapshot: Snapshot) -> None:
-        """See `Store`."""
-        row = self._rows.get(key)
-        if row is not None and row.epoch == epoch:
-            row.snapshot = snapshot
-
-    async def find_snapshot(self, key: int) -> Snapshot | None:
-        """See `Store`."""
-        row = self._rows.get(key)
-        return None if row is None else row.snapshot

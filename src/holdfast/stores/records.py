@@ -57,7 +57,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
     name: str = ""
     incarnation: int | None = None
-    wakes: tuple[str, ...] = ("pending", "running", "suspended")
+    wakes: tuple[str, ...] = ("pending", "running", "suspended", "paused")
+
+
+ENDED = frozenset({"completed", "failed", "cancelled"})
+"""Statuses of a run that is over: it takes no message, and no claim finds it."""
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
@@ -73,10 +77,13 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         due_in_ms: The same counted from this transaction's stamp; the earlier of the two holds.
         worker: This worker, who goes on holding it, or None to give it back.
         completes: Whether a step completes in it; returns the count of recoveries to 0.
-        messages_read: Giving the run back while `messages_sent` is larger makes it due now; None for a run
-            that is over.
+        messages_read: Giving the run back while `messages_sent` is larger makes it due now. None does not look.
         consumed: Sequence numbers of messages that these entries have used up.
         messages, children: What the run sends and starts in the same transaction.
+        if_read: Refused with `Unread` while more was sent than `messages_read`, because it says that no signal
+            came. An append that ends the run always is: no cancel may be passed over.
+        is_held: Whether this worker holds the run. False is for control from outside: the append is applied
+            only while *nobody* holds the run, whatever its status; `worker` is None then.
     """
 
     key: int
@@ -92,6 +99,12 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     consumed: tuple[int, ...] = ()
     messages: tuple[Message, ...] = ()
     children: tuple[NewRun, ...] = ()
+    is_held: bool = True
+    if_read: bool = False
+
+    def must_be_read(self) -> bool:
+        """Whether messages that were not read stand in its way."""
+        return self.messages_read is not None and (self.if_read or self.status in ENDED)
 
 
 def due_at(append: Append, at_ms: int) -> int | None:
@@ -127,6 +140,18 @@ class Fenced(msgspec.Struct, frozen=True):
     """Nothing was written: the run has another epoch or position, is held by nobody, or is gone."""
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """Nothing was written: the run has messages that were not read, and the append must not pass them over."""
+
+    messages_sent: int
+
+
+class Over(msgspec.Struct, frozen=True):
+    """Nothing was written: the run that the message is for has ended with this status."""
+
+    status: str
+
+
 class Exists(msgspec.Struct, frozen=True):
     """Nothing was written: a run of that id is there already."""
 
@@ -137,7 +162,7 @@ class Refused(msgspec.Struct, frozen=True):
     error: StoreRefusedError
 
 
-Outcome = Applied | Fenced | Exists | Refused
+Outcome = Applied | Fenced | Unread | Over | Exists | Refused
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +227,27 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     position: int
     state: bytes
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """All that is needed to go on with a run, read at one moment.
+
+    Attributes:
+        snapshot: The latest, or None.
+        journal: Every entry after the snapshot's position, in order.
+        inbox: Every message not consumed, in order.
+    """
+
+    snapshot: Snapshot | None
+    journal: Sequence[JournalRow]
+    inbox: Sequence[InboxRow]
+
+
+class WorkerRecord(msgspec.Struct, frozen=True):
+    """A worker that is alive, and the workflows it can drive, sorted."""
+
+    id: str
+    workflows: tuple[str, ...]
 
 
 class Definition(msgspec.Struct, frozen=True):

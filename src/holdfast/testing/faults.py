@@ -20,9 +20,12 @@ from holdfast.stores.records import (
     JournalRow,
     LeaseTimes,
     Member,
+    NewRun,
     Outcome,
     RunRecord,
     Snapshot,
+    Stored,
+    WorkerRecord,
 )
 
 T = TypeVar("T")
@@ -113,9 +116,13 @@ class FaultyStore:
         """See `Store`."""
         return self._inner.renewals()
 
-    async def register(self, worker: str) -> None:
+    async def register(self, worker: str, workflows: Sequence[str] = ()) -> None:
         """See `Store`."""
-        await self._reach("register", lambda: self._inner.register(worker))
+        await self._reach("register", lambda: self._inner.register(worker, workflows))
+
+    async def workers(self) -> list[WorkerRecord]:
+        """See `Store`."""
+        return await self._reach("workers", self._inner.workers)
 
     async def reap(self) -> int:
         """See `Store`."""
@@ -124,6 +131,10 @@ class FaultyStore:
     async def held(self, worker: str) -> list[RunRecord]:
         """See `Store`."""
         return await self._reach("held", lambda: self._inner.held(worker))
+
+    async def counts(self, worker: str) -> list[tuple[int, int]]:
+        """See `Store`."""
+        return await self._reach("counts", lambda: self._inner.counts(worker))
 
     async def open(self) -> None:
         """See `Store`."""
@@ -213,6 +224,14 @@ class FaultyStore:
         """See `Store`."""
         return await self._reach("read_inbox", lambda: self._inner.read_inbox(key, after=after))
 
+    async def load(self, keys: Sequence[int]) -> list[Stored]:
+        """See `Store`."""
+        return await self._reach("load", lambda: self._inner.load(keys))
+
+    async def pending(self, key: int) -> int:
+        """See `Store`."""
+        return await self._reach("pending", lambda: self._inner.pending(key))
+
     async def find_run(self, run_id: str) -> RunRecord | None:
         """See `Store`."""
         return await self._reach("find_run", lambda: self._inner.find_run(run_id))
@@ -224,6 +243,20 @@ class FaultyStore:
         return await self._reach(
             "list_runs",
             lambda: self._inner.list_runs(status=status, workflow=workflow, limit=limit, after=after),
+        )
+
+    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+        """See `Store`."""
+        return await self._reach("replace", lambda: self._inner.replace(new, key=key, epoch=epoch))
+
+    async def delete(self, key: int) -> bool:
+        """See `Store`."""
+        return await self._reach("delete", lambda: self._inner.delete(key))
+
+    async def sweep(self, workflow: str, status: str, *, before_ms: int, limit: int) -> int:
+        """See `Store`."""
+        return await self._reach(
+            "sweep", lambda: self._inner.sweep(workflow, status, before_ms=before_ms, limit=limit)
         )
 
     async def save_definition(self, definition: Definition, *, current: bool) -> None:
@@ -241,7 +274,3 @@ class FaultyStore:
     async def save_snapshot(self, key: int, epoch: int, snapshot: Snapshot) -> None:
         """See `Store`."""
         await self._reach("save_snapshot", lambda: self._inner.save_snapshot(key, epoch, snapshot))
-
-    async def find_snapshot(self, key: int) -> Snapshot | None:
-        """See `Store`."""
-        return await self._reach("find_snapshot", lambda: self._inner.find_snapshot(key))

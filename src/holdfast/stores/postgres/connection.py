@@ -69,7 +69,7 @@ class Connection(Protocol):
         """The first row, or None."""
         ...
 
-    async def execute(self, query: str, *args: object) -> str:
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109 - the driver's name
         """The server's word for what was done."""
         ...
 

@@ -2,7 +2,8 @@
 
 Each run's row that is appended to or sent to is locked once, in the order of keys, and updated once: an append
 and messages to the same run meet on the locked row. Appends come first and messages after them, as if each had
-been sent just then; one that stands before the append in the group is counted by it.
+been sent just then; one that stands before the append in the group is counted by it. What appends send comes
+after all appends where one of them ends the run that it is for, so whether a run may end hangs on no other run.
 """
 
 import json
@@ -10,17 +11,31 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from holdfast.stores.postgres.connection import Address, Connection, Row
 from holdfast.stores.postgres.journal import Written, columns_of, entry_columns
-from holdfast.stores.records import Append, Applied, Exists, Fenced, Member, Message, NewRun, Outcome
+from holdfast.stores.postgres.queries import ENDED_LIST
+from holdfast.stores.records import (
+    Append,
+    Applied,
+    Exists,
+    Fenced,
+    Member,
+    Message,
+    NewRun,
+    Outcome,
+    Over,
+    Unread,
+)
 
 HEADER_COLUMNS = (
     "key bigint, epoch integer, position integer, after integer, status text, completes boolean,"
-    " is_held boolean, due_at_ms bigint, due_in_ms bigint, messages_read bigint"
+    " was_held boolean, is_held boolean, due_at_ms bigint, due_in_ms bigint, messages_read bigint,"
+    " must_be_read boolean"
 )
 ENTRY_COLUMNS = "run bigint, position integer, epoch integer, entry bytea"
 MESSAGE_COLUMNS = (
     "n integer, sender bigint, run bigint, incarnation integer, kind text, name text, id text, payload bytea,"
     " wakes text, is_before boolean"
 )
+EARLY_COLUMNS = "run bigint, incarnation integer, id text"
 USED_COLUMNS = "run bigint, seq integer"
 NEW_COLUMNS = (
     "n integer, sender bigint, id text, over text, workflow text, fingerprint text, queue text,"
@@ -36,8 +51,15 @@ WORKER_COLUMNS = "id text"
 # the locked rows, so it comes after all the locks. Served by the primary keys, and by the unique index on ids.
 #
 # alive    workers named by new runs whose lease lives; `for key share` holds off who would declare them dead
-# locked   one row for each run of the group, beside its append if it has one
-# sent     messages whose run has the right incarnation and whose sender is not fenced
+# locked   one row for each run of the group, beside its append if it has one. Where messages must be read
+#          before that one, `sent_by_then` counts them: also those that stand before it. If one of them was
+#          stored before and this snapshot does not show its id yet, then the counter of the locked row has it,
+#          and nobody has read it: there is something unread either way
+# judged   which appends are applied: those that fit, and that have read what they must
+# fenced   all other appends
+# met      messages whose run has the right incarnation and whose sender is not fenced, with the status that the
+#          run has for them: as locked, or as an append has left it before them
+# sent     those whose run is not over; not materialized, for that would copy every payload
 # fresh    those not stored before: the primary key of message_ids decides, also against other transactions
 # change   what becomes of each locked row: exactly one update for each
 # free     new runs, for each id the first of the group, with keys in the order of the group
@@ -50,7 +72,15 @@ with alive as materialized (
 ),
 locked as materialized (
     select a.*,
-        coalesce(r.epoch = a.epoch and r.position = a.position, false) and r.worker is not null as is_ok,
+        coalesce(r.epoch = a.epoch and r.position = a.position, false)
+            and (r.worker is not null) = a.was_held as fits,
+        case when a.must_be_read then r.messages_sent + (
+            select count(distinct e.id) from {early}
+            where e.run = a.key and coalesce(e.incarnation, r.incarnation) = r.incarnation
+                and r.status not in {ended} and not exists (
+                    select from {schema}.message_ids as m where m.run = e.run and m.id = e.id
+                )
+        ) end as sent_by_then,
         r.incarnation, r.status as status_now, r.worker as worker_now, r.due_at_ms as due_now_ms,
         r.messages_sent as sent_before
     from (select count(*) as count from alive) as first cross join {appends}
@@ -59,14 +89,21 @@ locked as materialized (
     ) as r
 ),
 stamp as materialized (select {schema}.now_ms() as at_ms, count(*) as locked from locked),
-fenced as materialized (
-    select array(select key from {keys} except select key from locked where is_ok) as keys
+judged as materialized (
+    select *, fits and (sent_by_then > messages_read) is not true as is_ok from locked
 ),
-sent as materialized (
-    select m.*, locked.sent_before from {schema}.many(), {messages}
-    join locked on locked.key = m.run and coalesce(m.incarnation, locked.incarnation) = locked.incarnation
+fenced as materialized (
+    select array(select key from {keys} except select key from judged where is_ok) as keys
+),
+met as materialized (
+    select m.*, l.sent_before,
+        case when l.is_ok and (m.sender is not null or not m.is_before) then l.status
+            else l.status_now end as status
+    from {schema}.many(), {messages}
+    join judged as l on l.key = m.run and coalesce(m.incarnation, l.incarnation) = l.incarnation
     where m.sender is null or m.sender <> all((select keys from fenced)::bigint[])
 ),
+sent as not materialized (select * from met where status not in {ended}),
 fresh as (
     insert into {schema}.message_ids (run, id) select distinct run, id from sent
     on conflict do nothing returning run, id
@@ -88,7 +125,7 @@ parked as materialized (
             when l.sent_before + coalesce(c.before, 0) > messages_read then at_ms
             else least(due_at_ms, at_ms + due_in_ms) end as parked_due_ms,
         case when is_ok then wakes_after else wakes end as wakes
-    from locked as l cross join stamp left join counted as c on c.run = l.key
+    from judged as l cross join stamp left join counted as c on c.run = l.key
 ),
 change as materialized (
     select *, case when new_worker is null and strpos(wakes, ',' || new_status || ',') > 0
@@ -143,18 +180,28 @@ started as (
     select key, f.position, 0, at_ms, f.entry
     from {schema}.many(), {firsts} join free using (n) join created using (key) cross join stamp
 )
-select at_ms, appended.*, answered.*, inserted.*,
+select at_ms, appended.*, unread.*, answered.*, late.*, inserted.*,
     coalesce(inserted.are_due, false) or exists (
         select from change where new_worker is null and new_due_ms <= at_ms
             or sent_now > sent_before and new_worker <> all($OWN::text[])
     ) as hints
 from stamp,
     (select array_agg(key) as keys, array_agg(sent_now) as counts from change where is_ok) as appended,
+    (select array_agg(key) as keys, array_agg(sent_by_then) as counts from judged where fits and not is_ok)
+        as unread,
     (select array_agg(n) as ns, array_agg(coalesce(numbered.seq, sent_now, sent.sent_before)) as counts
         from sent left join numbered using (n) left join change on change.key = sent.run) as answered,
+    (select array_agg(n) as ns, array_agg(status) as statuses
+        from met where status in {ended} and sender is null) as late,
     (select array_agg(n) as ns, array_agg(key) as keys, array_agg(worker is null or is_alive) as are_held,
             bool_or(is_due) as are_due
         from free join created using (key)) as inserted
+""".replace("{ended}", ENDED_LIST)
+# Asked after a group has met a run that is over, in a snapshot that shows all that was stored before: a message
+# whose id is there was acknowledged, or is, now. Served by the primary keys of message_ids and runs.
+_STORED = """
+select n, run, messages_sent from unnest($1::integer[], $2::bigint[], $3::text[]) as m (n, run, id)
+join {schema}.message_ids using (run, id) join {schema}.runs on key = run
 """
 
 
@@ -173,6 +220,7 @@ def _with_parameters(statement: str, **tables: tuple[str, str]) -> str:
 _STATEMENT = _with_parameters(
     _GROUP,
     appends=("a", HEADER_COLUMNS),
+    early=("e", EARLY_COLUMNS),
     entries=("e", ENTRY_COLUMNS),
     messages=("m", MESSAGE_COLUMNS),
     used=("u", USED_COLUMNS),
@@ -217,9 +265,16 @@ class _Parts:
             return key, *_NO_APPEND[1:]
         after, is_held = a.position + len(a.entries), a.worker is not None
         return (
-            *(key, a.epoch, a.position, after, a.status, a.completes, is_held),
-            *(a.due_at_ms, a.due_in_ms, a.messages_read),
+            *(key, a.epoch, a.position, after, a.status, a.completes, a.is_held, is_held),
+            *(a.due_at_ms, a.due_in_ms, a.messages_read, a.must_be_read()),
         )
+
+    def early_rows(self) -> Iterator[Row]:
+        """Messages that an append which stands behind them must have read."""
+        for place, sender, m in self.messages:
+            append_place, append = self.appends.get(m.run_key, (-1, None))
+            if sender is None and append is not None and place < append_place and append.must_be_read():
+                yield m.run_key, m.incarnation, m.id
 
     def message_rows(self) -> Iterator[Row]:
         for n, (place, sender, message) in enumerate(self.messages):
@@ -262,6 +317,7 @@ async def write_group(
     row = await connection.fetchrow(
         address.sql(_STATEMENT),
         *_columns(HEADER_COLUMNS, map(parts.header_row, parts.keys())),
+        *_columns(EARLY_COLUMNS, parts.early_rows()),
         *entry_columns(appends),
         *_columns(MESSAGE_COLUMNS, parts.message_rows()),
         *_columns(USED_COLUMNS, parts.used_rows()),
@@ -272,7 +328,24 @@ async def write_group(
         own,
     )
     assert row is not None
-    return _written(group, parts, row)
+    written = _written(group, parts, row)
+    if any(isinstance(outcome, Over) for outcome in written.outcomes):
+        await _recall_stored(connection, address, group, written)
+    return written
+
+
+async def _recall_stored(
+    connection: Connection, address: Address, group: Sequence[Member], written: Written
+) -> None:
+    """Acknowledge those messages to runs that are over which were stored before."""
+    rows = [
+        (n, member.run_key, member.id)
+        for n, member in enumerate(group)
+        if isinstance(member, Message) and isinstance(written.outcomes[n], Over)
+    ]
+    assert written.at_ms is not None
+    for n, key, count in await connection.fetch(address.sql(_STORED), *columns_of(rows, 3)):
+        written.outcomes[n] = Applied(written.at_ms, key, count)
 
 
 def _columns(columns: str, rows: Iterable[Row]) -> list[Sequence[object]]:
@@ -281,10 +354,15 @@ def _columns(columns: str, rows: Iterable[Row]) -> list[Sequence[object]]:
 
 
 def _written(group: Sequence[Member], parts: _Parts, row: Row) -> Written:
-    at_ms, keys, counts, message_ns, message_counts, new_ns, new_keys, are_held, _, hints = row
+    at_ms, keys, counts, unread_keys, unread_counts, message_ns, message_counts, *rest = row
+    late_ns, late_statuses, new_ns, new_keys, are_held, _, hints = rest
     outcomes: list[Outcome] = [Exists() if isinstance(member, NewRun) else Fenced() for member in group]
     for key, count in zip(keys or (), counts or (), strict=True):
         outcomes[parts.appends[key][0]] = Applied(at_ms, key, count)
+    for key, count in zip(unread_keys or (), unread_counts or (), strict=True):
+        outcomes[parts.appends[key][0]] = Unread(count)
+    for n, status in zip(late_ns or (), late_statuses or (), strict=True):
+        outcomes[parts.messages[n][0]] = Over(status)
     for n, count in zip(message_ns or (), message_counts or (), strict=True):
         place, sender, message = parts.messages[n]
         if sender is None:

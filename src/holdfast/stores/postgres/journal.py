@@ -1,14 +1,14 @@
 """Appends: one on its own, or many without anything else, which is what nearly all transactions are.
 
-Both forms lock the run's row first, compare epoch and position with the locked row, stamp, and write. A group
-with messages, consumed messages or new runs goes through `group`.
+All forms lock the run's row first, compare epoch and position with the locked row, stamp, and write. A group
+with messages, consumed messages, new runs, or an append to a run that nobody holds goes through `group`.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from holdfast.stores.postgres.connection import Address, Connection, Row
-from holdfast.stores.records import Append, Applied, Fenced, JournalRow, Outcome, due_at
+from holdfast.stores.records import Append, Applied, Fenced, JournalRow, Outcome, Unread, due_at
 
 _NEVER = 2**62
 """For no due time, and for more messages than any run gets: an array without nulls is indexed at once."""
@@ -16,7 +16,8 @@ _NEVER = 2**62
 # The fence is compared with the row as it is once it is locked, whatever the statement's snapshot shows, and
 # the stamp is taken after that. A run that stays held leaves `worker` and `due_at_ms` as they are: no index is
 # written. A run that is given back is parked by the counter of messages on the locked row, so no wake-up is
-# lost. Served by the primary keys of runs and journal.
+# lost. By the same counter nothing is written, although the row is locked, where messages must be read before.
+# Served by the primary keys of runs and journal.
 _BARE = """
 with locked as materialized (
     select key, messages_sent from {schema}.runs
@@ -24,20 +25,23 @@ with locked as materialized (
 ),
 stamped as materialized (
     select key, messages_sent, {schema}.now_ms() as at_ms from locked
+    where ($11 and messages_sent > $10::bigint) is not true
 ),
 entry as (
     insert into {schema}.journal (run, position, epoch, at_ms, entry)
     select key, $3 + n, $2, at_ms, entry from stamped, unnest($4::bytea[]) with ordinality as e (entry, n)
+),
+written as (
+    update {schema}.runs set position = $3 + cardinality($4::bytea[]), status = $5, updated_at_ms = at_ms,
+        recoveries = case when $6 then 0 else recoveries end,
+        worker = case when $7 then worker end,
+        due_at_ms = case
+            when $7 then due_at_ms
+            when stamped.messages_sent > $10::bigint then at_ms
+            else least($8::bigint, at_ms + $9::bigint) end
+    from stamped where runs.key = stamped.key
 )
-update {schema}.runs set position = $3 + cardinality($4::bytea[]), status = $5, updated_at_ms = at_ms,
-    recoveries = case when $6 then 0 else recoveries end,
-    worker = case when $7 then worker end,
-    due_at_ms = case
-        when $7 then due_at_ms
-        when stamped.messages_sent > $10::bigint then at_ms
-        else least($8::bigint, at_ms + $9::bigint) end
-from stamped where runs.key = stamped.key
-returning at_ms, runs.messages_sent
+select at_ms, locked.messages_sent from locked left join stamped on true
 """
 # The same where there is one entry and the run stays held, as in most steps: less to compute for the server.
 _STEP = """
@@ -59,24 +63,26 @@ returning at_ms, runs.messages_sent
 # As above for many. The rows come sorted by key, and a lateral select that locks can only be run row after
 # row: every group locks in the same order, so crossing groups wait but never for one another. The locked rows
 # are compared with their fences, and each is updated once. What most appends do not have is in arrays of its
-# own: due times of runs given back, picked by number, and entries after the first, which leave out the fenced.
-# Neither needs a join over long arrays, whose length a cached plan cannot know. Served by the primary keys of
-# runs and journal.
+# own: due times and counts of messages, picked by number, and entries after the first, which leave out
+# what is not applied. Neither needs a join over long arrays, whose length a cached plan cannot know. The bits
+# of a shape, from the lowest: a step completes, the run stays held, messages must be read before; 29 for the
+# count of entries; the number of its due time. Served by the primary keys of runs and journal.
 _MANY = """
 with locked as materialized (
-    select a.*, r.epoch, r.position, sent,
-        a.fence = (r.epoch::bigint << 32 | r.position) and r.worker is not null as is_ok
+    select a.*, r.epoch, r.position, sent, fits,
+        fits and (a.shape & 4 = 0 or sent <= ($8::bigint[])[a.shape >> 32]) as is_ok
     from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bytea[])
         as a (key, fence, shape, status, entry)
     cross join lateral (
-        select runs.epoch, runs.position, runs.worker, messages_sent as sent from {schema}.runs
-        where runs.key = a.key for no key update
+        select runs.epoch, runs.position, messages_sent as sent,
+            a.fence = (runs.epoch::bigint << 32 | runs.position) and runs.worker is not null as fits
+        from {schema}.runs where runs.key = a.key for no key update
     ) as r
 ),
 stamp as materialized (select {schema}.now_ms() as at_ms, count(*) as locked from locked),
 written as (
     update {schema}.runs set status = l.status, updated_at_ms = at_ms,
-        position = runs.position + (l.shape >> 2 & 1073741823)::integer,
+        position = runs.position + (l.shape >> 3 & 536870911)::integer,
         recoveries = case when l.shape & 1 > 0 then 0 else recoveries end,
         worker = case when l.shape & 2 > 0 then worker end,
         due_at_ms = case
@@ -98,7 +104,10 @@ further as (
         as e (run, position, epoch, entry)
     where e.run not in (select key from locked where not is_ok) and e.run in (select key from locked)
 )
-select at_ms, array(select key from locked where is_ok), array(select sent from locked where is_ok) from stamp
+select at_ms, array(select key from locked where is_ok), array(select sent from locked where is_ok),
+    array(select key from locked where fits and not is_ok),
+    array(select sent from locked where fits and not is_ok)
+from stamp
 """.replace("{never}", str(_NEVER))
 # Served by the primary key of journal.
 _READ = """
@@ -117,18 +126,20 @@ class Written(NamedTuple):
 async def write_one(connection: Connection, address: Address, append: Append) -> Written:
     """Write an append that is alone and sends, consumes and starts nothing."""
     a = append
-    if a.worker is not None and len(a.entries) == 1:
+    if a.worker is not None and len(a.entries) == 1 and not a.must_be_read():
         step = (a.key, a.epoch, a.position, a.entries[0], a.status, a.completes)
         row = await connection.fetchrow(address.sql(_STEP), *step)
     else:
         row = await connection.fetchrow(
             address.sql(_BARE),
             *(a.key, a.epoch, a.position, a.entries, a.status, a.completes, a.worker is not None),
-            *(a.due_at_ms, a.due_in_ms, a.messages_read),
+            *(a.due_at_ms, a.due_in_ms, a.messages_read, a.must_be_read()),
         )
     if row is None:
         return Written([Fenced()], None, hints=False)
     at_ms, sent = row
+    if at_ms is None:
+        return Written([Unread(sent)], None, hints=False)
     return Written([Applied(at_ms, a.key, sent)], at_ms, hints=is_due_for_others(a, at_ms, sent))
 
 
@@ -143,10 +154,16 @@ async def write_many(connection: Connection, address: Address, appends: Sequence
         *entry_columns(ordered, after=1),
     )
     assert row is not None
-    at_ms, keys, counts = row
+    at_ms, keys, counts, unread_keys, unread_counts = row
     sent = dict(zip(keys, counts, strict=True))
+    unread = dict(zip(unread_keys, unread_counts, strict=True))
     outcomes: list[Outcome] = [
-        Applied(at_ms, a.key, sent[a.key]) if a.key in sent else Fenced() for a in appends
+        Applied(at_ms, a.key, sent[a.key])
+        if a.key in sent
+        else Unread(unread[a.key])
+        if a.key in unread
+        else Fenced()
+        for a in appends
     ]
     hints = any(a.key in sent and is_due_for_others(a, at_ms, sent[a.key]) for a in appends)
     return Written(outcomes, at_ms, hints)
@@ -159,12 +176,13 @@ def _key(append: Append) -> int:
 def _packed(a: Append, due: list[Row]) -> Row:
     """Few columns: the driver spends most of its time on looking at each value of an array."""
     entries = a.entries
-    shape = len(entries) << 2 | a.completes
-    if a.worker is None:
+    shape = len(entries) << 3 | a.completes
+    must_be_read = a.must_be_read()
+    if a.worker is None or must_be_read:
         times = (a.due_at_ms, a.due_in_ms, a.messages_read)
         due.append(tuple(_NEVER if time is None else time for time in times))
-        shape |= len(due) << 32
-    else:
+        shape |= len(due) << 32 | must_be_read << 2
+    if a.worker is not None:
         shape |= 2
     return a.key, a.epoch << 32 | a.position, shape, a.status, entries[0] if entries else None
 

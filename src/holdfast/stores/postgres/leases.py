@@ -6,6 +6,7 @@ dead one's runs are looked for after it, in a later snapshot; or the row is gone
 changes no key, so it does not wait for claims.
 """
 
+import json
 from collections.abc import Sequence
 
 from holdfast.errors import LeaseLostError
@@ -17,6 +18,7 @@ from holdfast.stores.records import (
     SUSPECT_AT,
     Claimed,
     RunRecord,
+    WorkerRecord,
     run_record,
 )
 
@@ -28,9 +30,14 @@ CANDIDATES = 4
 _IS_KNOWN = "nullif(fingerprint = any($4::text[]), true) is not null"
 
 _REGISTER = """
-insert into {schema}.workers (id, expires_at_ms) values ($1, {schema}.now_ms() + $2)
+insert into {schema}.workers (id, expires_at_ms, workflows) values ($1, {schema}.now_ms() + $2, $3)
 on conflict (id) do nothing
 """
+# A walk of a table with a row for each worker.
+_WORKERS = "select id, workflows from {schema}.workers where expires_at_ms > {schema}.now_ms() order by id"
+# The same two in format 1, which does not know what a worker can drive.
+_REGISTER_1 = _REGISTER.replace(", workflows", "").replace(", $3", "")
+_WORKERS_1 = _WORKERS.replace("workflows", "'[]'")
 # Touches an unexpired row only; a reaper that has it locked decides first. No indexed column changes.
 RENEW = """
 update {schema}.workers set expires_at_ms = {schema}.now_ms() + $2
@@ -123,6 +130,8 @@ select is_alive, held.* from stamp left join held on true
 """
 # Served by `runs_held`.
 _HELD = "select {columns} from {schema}.runs where worker = $1 order by key"
+# Served by `runs_held`.
+_COUNTS = "select key, messages_sent from {schema}.runs where worker = $1 and messages_sent > 0 order by key"
 # Locks by key, like every group; the fence is compared with the locked row. Served by the primary key.
 _RELEASE = """
 with locked as materialized (
@@ -176,7 +185,8 @@ charged as materialized (
 )
 update {schema}.runs set worker = null, recoveries = charged,
     status = case when $2 and charged >= {quarantine_at} then 'blocked' else status end,
-    due_at_ms = case when $2 and charged >= {quarantine_at} then null else at_ms end
+    due_at_ms = case when $2 and charged >= {quarantine_at} then null else at_ms end,
+    updated_at_ms = case when $2 and charged >= {quarantine_at} then at_ms else updated_at_ms end
 from charged where runs.key = charged.key
 returning at_ms
 """
@@ -199,9 +209,27 @@ def claim_statement(limit: int) -> str:
     return CLAIM.replace("{candidates}", str(1 << (limit * CANDIDATES - 1).bit_length()))
 
 
-async def register(connection: Connection, address: Address, worker: str, lease_ms: int) -> None:
-    """Begin a lease; a second time it changes nothing."""
-    await connection.execute(address.sql(_REGISTER), worker, lease_ms)
+async def register(
+    connection: Connection,
+    address: Address,
+    worker: str,
+    *,
+    lease_ms: int,
+    workflows: Sequence[str],
+    found: int,
+) -> None:
+    """Begin a lease; a second time it changes nothing. `found` is the format of the tables."""
+    if found == 1:
+        await connection.execute(address.sql(_REGISTER_1), worker, lease_ms)
+        return
+    names = json.dumps(sorted(set(workflows)))
+    await connection.execute(address.sql(_REGISTER), worker, lease_ms, names)
+
+
+async def workers(connection: Connection, address: Address, *, found: int) -> list[WorkerRecord]:
+    """Those whose lease lives, by id. `found` is the format of the tables."""
+    rows = await connection.fetch(address.sql(_WORKERS_1 if found == 1 else _WORKERS))
+    return [WorkerRecord(row[0], tuple(json.loads(row[1]))) for row in rows]
 
 
 async def claim(
@@ -253,6 +281,12 @@ async def claim_one(connection: Connection, address: Address, worker: str, run_i
 async def held(connection: Connection, address: Address, worker: str) -> list[RunRecord]:
     """All runs of a worker, by key."""
     return [run_record(row) for row in await connection.fetch(address.sql(HELD), worker)]
+
+
+async def counts(connection: Connection, address: Address, worker: str) -> list[tuple[int, int]]:
+    """Key and count of messages of the runs of a worker, of those that got any."""
+    rows = await connection.fetch(address.sql(_COUNTS), worker)
+    return [(row[0], row[1]) for row in rows]
 
 
 async def release(connection: Connection, address: Address, runs: Sequence[tuple[int, int]]) -> list[int]:

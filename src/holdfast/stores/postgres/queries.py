@@ -1,9 +1,24 @@
-"""Plain look-ups: runs, definitions, snapshots."""
+"""Plain look-ups: runs, all that is needed to go on with some, definitions; and keeping snapshots."""
+
+from collections.abc import Sequence
+from operator import itemgetter
 
 from holdfast.stores.postgres.connection import Address, Connection
-from holdfast.stores.records import RUN_NAMES, Definition, RunRecord, Snapshot, run_record
+from holdfast.stores.records import (
+    ENDED,
+    RUN_NAMES,
+    Definition,
+    InboxRow,
+    JournalRow,
+    RunRecord,
+    Snapshot,
+    Stored,
+    run_record,
+)
 
 RUN_COLUMNS = ", ".join(f"runs.{name}" for name in RUN_NAMES)
+ENDED_LIST = "({})".format(", ".join(f"'{status}'" for status in sorted(ENDED)))
+"""The statuses of a run that is over, as SQL wants them behind `in`."""
 _FIND_RUN = "select {columns} from {schema}.runs where id = $1".replace("{columns}", RUN_COLUMNS)
 _LIST_RUNS = """
 select {columns} from {schema}.runs
@@ -20,7 +35,8 @@ _NOT_CURRENT = (
 _SAVE_DEFINITION = """
 insert into {schema}.definitions as d (name, fingerprint, structure, input_schema, current)
 values ($1, $2, $3, $4, $5) on conflict (name, fingerprint)
-do update set current = d.current or excluded.current, input_schema = excluded.input_schema
+do update set current = d.current or excluded.current, input_schema = excluded.input_schema,
+    structure = case when excluded.current then excluded.structure else d.structure end
 """
 _FIND_DEFINITION = """
 select name, fingerprint, structure, input_schema from {schema}.definitions
@@ -36,7 +52,27 @@ with held as materialized (
 insert into {schema}.snapshots (run, position, state) select key, $3, $4 from held
 on conflict (run) do update set position = excluded.position, state = excluded.state
 """
-_FIND_SNAPSHOT = "select position, state from {schema}.snapshots where run = $1"
+_SNAPSHOT, _ENTRY = range(2)
+# One statement has one snapshot, so all of it is of one moment. A lateral select that is sorted by itself is
+# run for one key after the other: the planner cannot turn it into a join, for which it might read all journals
+# there are. Served by the primary keys of snapshots, journal and inbox.
+_LOAD = """
+select run, 0 as what, position, null::integer as epoch, null::bigint as at_ms, state as bytes,
+    null::text as kind, null::text as name, null::text as id
+from unnest($1::bigint[]) as k (key) join {schema}.snapshots on run = key
+union all
+select key, 1, j.position, j.epoch, j.at_ms, j.entry, null, null, null
+from unnest($1::bigint[]) as k (key) left join {schema}.snapshots as s on s.run = key
+cross join lateral (
+    select position, epoch, at_ms, entry from {schema}.journal
+    where journal.run = key and journal.position > coalesce(s.position, 0) order by position
+) as j
+union all
+select key, 2, i.seq, null, i.at_ms, i.payload, i.kind, i.name, i.id
+from unnest($1::bigint[]) as k (key) cross join lateral (
+    select seq, at_ms, payload, kind, name, id from {schema}.inbox where inbox.run = key order by seq
+) as i
+"""
 
 
 async def find_run(connection: Connection, address: Address, run_id: str) -> RunRecord | None:
@@ -93,7 +129,19 @@ async def save_snapshot(
     await connection.execute(address.sql(_SAVE_SNAPSHOT), key, epoch, snapshot.position, snapshot.state)
 
 
-async def find_snapshot(connection: Connection, address: Address, key: int) -> Snapshot | None:
-    """The run's snapshot."""
-    row = await connection.fetchrow(address.sql(_FIND_SNAPSHOT), key)
-    return None if row is None else Snapshot(*row)
+async def load(connection: Connection, address: Address, keys: Sequence[int]) -> list[Stored]:
+    """Snapshot, journal behind it and inbox of each run, at one moment."""
+    snapshots: dict[int, Snapshot] = {}
+    journals: dict[int, list[JournalRow]] = {key: [] for key in keys}
+    inboxes: dict[int, list[InboxRow]] = {key: [] for key in keys}
+    rows = await connection.fetch(address.sql(_LOAD), sorted(journals))
+    # They come in this order already; nothing promises it, and looking costs little.
+    rows.sort(key=itemgetter(0, 1, 2))
+    for run, what, position, epoch, at_ms, stored, kind, name, message_id in rows:
+        if what == _SNAPSHOT:
+            snapshots[run] = Snapshot(position, stored)
+        elif what == _ENTRY:
+            journals[run].append(JournalRow(position, epoch, at_ms, stored))
+        else:
+            inboxes[run].append(InboxRow(position, kind, name, message_id, stored, at_ms))
+    return [Stored(snapshots.get(key), journals[key], inboxes[key]) for key in keys]

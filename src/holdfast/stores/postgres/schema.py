@@ -22,6 +22,9 @@ _HAS_SCHEMA = "select 1 from pg_catalog.pg_namespace where nspname = $1"
 _HAS_FORMAT = "select to_regclass($1) is not null"
 _FORMAT = "select version from {schema}.format"
 _CREATE = "create schema {schema}"
+MIGRATION_S = 3_600.0
+"""A migration may write a large table anew, and nobody is helped by giving up at half of it."""
+_UNHURRIED = "set local statement_timeout = 0"
 
 
 class FormatStatus(msgspec.Struct, frozen=True):
@@ -53,11 +56,12 @@ async def migrate(url: str, schema: str = DEFAULT_SCHEMA) -> FormatStatus:
     async with _connected(address) as connection:
         for version in range(1, len(_migrations()) + 1):
             async with connection.transaction():
-                await connection.execute(_ONE_AT_A_TIME, f"holdfast.{address.schema}")
+                await connection.execute(_UNHURRIED)
+                await connection.execute(_ONE_AT_A_TIME, f"holdfast.{address.schema}", timeout=MIGRATION_S)
                 if await _found(connection, address) < version:
                     if await connection.fetchrow(_HAS_SCHEMA, address.schema) is None:
                         await connection.execute(address.sql(_CREATE))
-                    await connection.execute(address.sql(_script(version)))
+                    await connection.execute(address.sql(_script(version)), timeout=MIGRATION_S)
         return await check(connection, address)
 
 

@@ -9,7 +9,7 @@ from holdfast.errors import StoreRefusedError, StoreUnavailableError
 from holdfast.ports import Clock
 from holdfast.stores.base import Renewals
 from holdfast.stores.postgres import group as groups
-from holdfast.stores.postgres import inbox, journal, leases, queries, schema
+from holdfast.stores.postgres import inbox, journal, leases, queries, removal, schema
 from holdfast.stores.postgres.clock import StoreClock
 from holdfast.stores.postgres.connection import Address, Connection, Pool, connect, opening
 from holdfast.stores.postgres.hints import Hints
@@ -17,16 +17,20 @@ from holdfast.stores.postgres.journal import Written
 from holdfast.stores.postgres.renewals import PostgresRenewals
 from holdfast.stores.records import (
     Append,
+    Applied,
     Claimed,
     Definition,
     InboxRow,
     JournalRow,
     LeaseTimes,
     Member,
+    NewRun,
     Outcome,
     Refused,
     RunRecord,
     Snapshot,
+    Stored,
+    WorkerRecord,
 )
 
 P = ParamSpec("P")
@@ -91,6 +95,7 @@ class PostgresStore:
         self._tasks: asyncio.TaskGroup | None = None
         self._background: list[asyncio.Task[None]] = []
         self._is_open = False
+        self._found = 0
 
     @property
     def url(self) -> str:
@@ -142,7 +147,7 @@ class PostgresStore:
         with opening(self._address.url):
             connection = await connect(self._address)
             try:
-                await schema.check(connection, self._address)
+                self._found = (await schema.check(connection, self._address)).found
                 row = await connection.fetchrow(self._address.sql(_HELLO))
             except BaseException:
                 connection.terminate()
@@ -199,16 +204,24 @@ class PostgresStore:
 
     async def _write(self, connection: Connection, group: Sequence[Member]) -> Written:
         appends = [member for member in group if isinstance(member, Append)]
-        if len(appends) < len(group) or any(a.messages or a.children or a.consumed for a in appends):
+        if len(appends) < len(group) or any(
+            a.messages or a.children or a.consumed or not a.is_held for a in appends
+        ):
             return await groups.write_group(connection, self._address, group, sorted(self._workers))
         if len(appends) == 1:
             return await journal.write_one(connection, self._address, appends[0])
         return await journal.write_many(connection, self._address, appends)
 
-    async def register(self, worker: str) -> None:
+    async def register(self, worker: str, workflows: Sequence[str] = ()) -> None:
         """See `Store`."""
-        await self._ask(leases.register, worker, self._lease.lease_ms)
+        await self._ask(
+            leases.register, worker, lease_ms=self._lease.lease_ms, workflows=workflows, found=self._found
+        )
         self._workers.add(worker)
+
+    async def workers(self) -> list[WorkerRecord]:
+        """See `Store`. Tables of format 1 do not tell what a worker can drive."""
+        return await self._ask(leases.workers, found=self._found)
 
     def renewals(self) -> Renewals:
         """See `Store`."""
@@ -250,6 +263,10 @@ class PostgresStore:
         """See `Store`."""
         return await self._ask(leases.held, worker)
 
+    async def counts(self, worker: str) -> list[tuple[int, int]]:
+        """See `Store`."""
+        return await self._ask(leases.counts, worker)
+
     async def release(self, held: Sequence[tuple[int, int]]) -> None:
         """See `Store`."""
         if held:
@@ -268,6 +285,14 @@ class PostgresStore:
         """See `Store`."""
         return await self._ask(inbox.read_inbox, key, after)
 
+    async def load(self, keys: Sequence[int]) -> list[Stored]:
+        """See `Store`."""
+        return await self._ask(queries.load, keys) if keys else []
+
+    async def pending(self, key: int) -> int:
+        """See `Store`."""
+        return await self._ask(inbox.pending, key)
+
     async def find_run(self, run_id: str) -> RunRecord | None:
         """See `Store`. An id that PostgreSQL cannot hold is no run's."""
         try:
@@ -280,6 +305,28 @@ class PostgresStore:
     ) -> list[RunRecord]:
         """See `Store`."""
         return await self._ask(queries.list_runs, status=status, workflow=workflow, limit=limit, after=after)
+
+    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+        """See `Store`."""
+        try:
+            outcome = await self._ask(removal.replace, new, key=key, epoch=epoch)
+        except StoreRefusedError as error:
+            return Refused(error)
+        if isinstance(outcome, Applied):
+            self._clock.heard(outcome.at_ms)
+            if new.over is None and (new.worker is None or not outcome.is_held):
+                self._hints.send()
+        return outcome
+
+    async def delete(self, key: int) -> bool:
+        """See `Store`."""
+        return await self._ask(removal.delete, key)
+
+    async def sweep(self, workflow: str, status: str, *, before_ms: int, limit: int) -> int:
+        """See `Store`. Removes nothing from tables of format 1, which do not tell what is to be removed."""
+        if self._found == 1:
+            return 0
+        return await self._ask(removal.sweep, workflow, status, before_ms=before_ms, limit=limit)
 
     async def save_definition(self, definition: Definition, *, current: bool) -> None:
         """See `Store`."""
@@ -296,10 +343,6 @@ class PostgresStore:
     async def save_snapshot(self, key: int, epoch: int, snapshot: Snapshot) -> None:
         """See `Store`."""
         await self._ask(queries.save_snapshot, key, epoch, snapshot)
-
-    async def find_snapshot(self, key: int) -> Snapshot | None:
-        """See `Store`."""
-        return await self._ask(queries.find_snapshot, key)
 
     async def _ask(
         self,

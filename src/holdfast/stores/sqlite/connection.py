@@ -23,7 +23,7 @@ def connect(path: str, *, busy_ms: int, reads_only: bool) -> sqlite3.Connection:
         FormatError: It is no SQLite database.
         StoreUnavailableError: Someone else keeps it locked.
     """
-    with contextlib.ExitStack() as closing, _opening(path):
+    with contextlib.ExitStack() as closing, opening(path):
         connection = sqlite3.connect(
             path,
             timeout=busy_ms / 1_000,
@@ -32,7 +32,7 @@ def connect(path: str, *, busy_ms: int, reads_only: bool) -> sqlite3.Connection:
             cached_statements=STATEMENTS_CACHED,
         )
         closing.callback(connection.close)
-        _check_format(connection, path)
+        check_format(connection, path)
         connection.execute("pragma journal_mode=wal")
         connection.execute("pragma synchronous=full")
         # Only the owner copies the log back, by hand and under the gate.
@@ -44,7 +44,7 @@ def connect(path: str, *, busy_ms: int, reads_only: bool) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _opening(path: str) -> Generator[None]:
+def opening(path: str) -> Generator[None]:
     """Turn the driver's errors at opening into ours."""
     try:
         yield
@@ -62,7 +62,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     """Bring the file's format up to this version's, in one transaction."""
     with transaction(connection, path):
         scripts = _migrations()
-        version = _check_format(connection, path)
+        version = check_format(connection, path)
         for script in scripts[version:]:
             for statement in _statements(script):
                 connection.execute(statement)
@@ -71,7 +71,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
             connection.execute(f"pragma user_version={len(scripts)}")
 
 
-def _check_format(connection: sqlite3.Connection, path: str) -> int:
+def check_format(connection: sqlite3.Connection, path: str) -> int:
     """The format of the file, 0 for a new one; only reads, so that what is refused stays as it was."""
     version = int(connection.execute("pragma user_version").fetchone()[0])
     application_id = int(connection.execute("pragma application_id").fetchone()[0])

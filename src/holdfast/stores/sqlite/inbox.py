@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 
-from holdfast.stores.records import InboxRow, Message
+from holdfast.stores.records import ENDED, Applied, Fenced, InboxRow, Message, Outcome, Over
 
 # Counting and waking are one update of the run's row, and the number is the message's place in the inbox. Only
 # an unheld run becomes due: a holder learns of messages by what its next commit returns. Served by the key.
@@ -12,32 +12,39 @@ update runs set messages_sent = messages_sent + 1,
     due_at_ms = case when worker is null and instr(?, ',' || status || ',') then ? else due_at_ms end
 where key = ? returning messages_sent
 """
+_IS_KNOWN = "select 1 from message_ids where run = ? and id = ?"
 
 
-def send(connection: sqlite3.Connection, message: Message, at_ms: int) -> int | None:
+def send(connection: sqlite3.Connection, message: Message, at_ms: int) -> Outcome:
     """Store a message inside the open transaction.
 
     Returns:
-        The run's `messages_sent`; None where the run is gone or another incarnation of it lives.
+        `Applied`, also where it was there; `Fenced` where the run is gone or another incarnation of it lives;
+        `Over` where the run takes no message any more.
     """
+    key = message.run_key
     found = connection.execute(
-        "select incarnation, messages_sent from runs where key = ?", (message.run_key,)
+        "select incarnation, messages_sent, status from runs where key = ?", (key,)
     ).fetchone()
     if found is None or message.incarnation not in {None, found[0]}:
-        return None
+        return Fenced()
+    _, messages_sent, status = found
+    if status in ENDED:
+        is_known = connection.execute(_IS_KNOWN, (key, message.id)).fetchone() is not None
+        return Applied(at_ms, key, messages_sent) if is_known else Over(status)
     stored = connection.execute(
         "insert into message_ids (run, id) values (?, ?) on conflict do nothing returning run",
-        (message.run_key, message.id),
+        (key, message.id),
     ).fetchone()
     if stored is None:
-        return int(found[1])
+        return Applied(at_ms, key, messages_sent)
     wakes = f",{','.join(message.wakes)},"
-    seq = int(connection.execute(_COUNT, (wakes, at_ms, message.run_key)).fetchone()[0])
+    seq = int(connection.execute(_COUNT, (wakes, at_ms, key)).fetchone()[0])
     connection.execute(
         "insert into inbox (run, seq, kind, name, id, payload, at_ms) values (?, ?, ?, ?, ?, ?, ?)",
-        (message.run_key, seq, message.kind, message.name, message.id, message.payload, at_ms),
+        (key, seq, message.kind, message.name, message.id, message.payload, at_ms),
     )
-    return seq
+    return Applied(at_ms, key, seq)
 
 
 def consume(connection: sqlite3.Connection, key: int, seqs: Sequence[int]) -> None:
@@ -52,3 +59,8 @@ def read_inbox(connection: sqlite3.Connection, key: int, after: int) -> list[Inb
         (key, after),
     )
     return [InboxRow(*row) for row in rows]
+
+
+def pending(connection: sqlite3.Connection, key: int) -> int:
+    """How many messages are not consumed. Served by the inbox's own order."""
+    return int(connection.execute("select count(*) from inbox where run = ?", (key,)).fetchone()[0])

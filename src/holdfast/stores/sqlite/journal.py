@@ -19,10 +19,10 @@ from holdfast.stores.records import (
     Fenced,
     JournalRow,
     Member,
-    Message,
     NewRun,
     Outcome,
     Refused,
+    Unread,
     due_at,
 )
 from holdfast.stores.sqlite.connection import REFUSALS
@@ -35,16 +35,23 @@ ROWS_MAX = 64
 # The fence is part of the statement that writes: another epoch or position updates no row. Served by the
 # table's key. A run that stays held leaves `worker` and `due_at_ms` alone: setting them, even to what they are,
 # would rewrite two indexes for every step. A run that is given back is parked by the counter of messages in the
-# very row that is written, so no wake-up is lost.
+# very row that is written, so no wake-up is lost; and by the same counter it is not ended over their heads.
 _UPDATE = """
 update runs set position = {v}1, status = {v}2, updated_at_ms = {v}3, recoveries = iif({v}4, 0, recoveries)
     {given_back}
-{source} where runs.key = {v}5 and runs.epoch = {v}6 and runs.position = {v}7 and runs.worker is not null
+{source} where runs.key = {v}5 and runs.epoch = {v}6 and runs.position = {v}7 and runs.worker {holder}
 """
 _RETURNING = " returning key, messages_sent"
 # Served by the table's key.
 _MESSAGES = "select key, messages_sent from runs where messages_sent > 0 and key in (values {rows})"
 _GIVEN_BACK = ", worker = null, due_at_ms = iif(messages_sent > {v}8, {v}3, {v}9)"
+_BY_US = "is not null"
+_AND_READ = " and runs.messages_sent <= {v}"
+# Asked only for an append that was not applied and would have ended its run. Served by the table's key.
+_UNREAD = """
+select messages_sent from runs
+where key = ? and epoch = ? and position = ? and (worker is not null) = ? and messages_sent > ?
+"""
 _INSERT_ENTRIES = "insert into journal (run, position, epoch, at_ms, entry) values {rows}"
 # An id that is taken inserts nothing and returns nothing. Served by the unique index on ids.
 _INSERT_RUNS = """
@@ -61,10 +68,16 @@ _NEVER = 2**62
 """More messages than any run gets: switches the parking test off."""
 
 Row = tuple[Any, ...]
+_Form = tuple[str, str]
+"""What an update sets beside the rest, and who must hold the run for it."""
+_GOES_ON: _Form = ("", _BY_US)
+_PARKS: _Form = (_GIVEN_BACK, _BY_US + _AND_READ + "10")
+_HELD_IF_READ: _Form = ("", _BY_US + _AND_READ + "8")
+_UNHELD: _Form = (_GIVEN_BACK, "is null" + _AND_READ + "10")
 
 
 class PartlyFencedError(Exception):
-    """Some of many appends were fenced; each is to be written on its own to see which."""
+    """Some of many appends were not applied; each is to be written on its own to see which."""
 
 
 def write_group(connection: sqlite3.Connection, group: Sequence[Member], at_ms: int) -> list[Outcome]:
@@ -77,13 +90,13 @@ def write_group(connection: sqlite3.Connection, group: Sequence[Member], at_ms: 
     entries: list[Row] = []
     appends = [member for member in group if isinstance(member, Append)]
     new = [member for member in group if isinstance(member, NewRun)]
-    sent = _append(connection, appends, at_ms, entries) if appends else {}
+    written = _append(connection, appends, at_ms, entries) if appends else {}
     keys = _insert(connection, new, at_ms, entries) if new else {}
     for append in appends:
-        if (append.consumed or append.children or append.messages) and append.key in sent:
+        if (append.consumed or append.children or append.messages) and append.key in written:
             _spawn(connection, append, at_ms, entries)
     _write_rows(connection, _INSERT_ENTRIES, entries)
-    return [_outcome(connection, member, at_ms, sent, keys) for member in group]
+    return [_outcome(connection, member, at_ms, written, keys) for member in group]
 
 
 def write_one_by_one(connection: sqlite3.Connection, group: Sequence[Member], at_ms: int) -> list[Outcome]:
@@ -119,18 +132,25 @@ def read_journal(connection: sqlite3.Connection, key: int, after: int) -> list[J
 def _append(
     connection: sqlite3.Connection, appends: list[Append], at_ms: int, entries: list[Row]
 ) -> dict[int, int]:
-    """Update the headers and collect the entries of those that were not fenced: key to messages sent."""
-    held: list[Row] = []
-    given_back: list[Row] = []
+    """Update the headers and collect the entries of those that were applied: key to messages sent."""
+    forms: dict[_Form, list[Row]] = {}
     for a in appends:
         after = a.position + len(a.entries)
-        header = (after, a.status, at_ms, a.completes, a.key, a.epoch, a.position)
-        if a.worker is not None:
-            held.append(header)
+        header: Row = (after, a.status, at_ms, a.completes, a.key, a.epoch, a.position)
+        read = _NEVER if a.messages_read is None else a.messages_read
+        must_be_read = a.must_be_read()
+        if a.worker is None:
+            form = _PARKS if a.is_held else _UNHELD
+            header = (*header, read, due_at(a, at_ms), read if must_be_read else _NEVER)
+        elif must_be_read:
+            form = _HELD_IF_READ
+            header = (*header, read)
         else:
-            read = _NEVER if a.messages_read is None else a.messages_read
-            given_back.append((*header, read, due_at(a, at_ms)))
-    sent = _update(connection, held, "") | _update(connection, given_back, _GIVEN_BACK)
+            form = _GOES_ON
+        forms.setdefault(form, []).append(header)
+    sent: dict[int, int] = {}
+    for form, rows in forms.items():
+        sent |= _update(connection, rows, form)
     for a in appends:
         if a.key in sent:
             position = a.position
@@ -147,16 +167,25 @@ def _insert(
     first: dict[str, NewRun] = {}
     for each in new:
         first.setdefault(each.id, each)  # the second of two with one id finds it taken
-    rows = [_run_row(each, at_ms) for each in first.values()]
+    rows = [run_row(each, at_ms) for each in first.values()]
     keys: dict[str, int] = dict(_write_rows(connection, _INSERT_RUNS, rows))
     for each in first.values():
         if each.id in keys:
-            key = keys[each.id]
-            entries.extend((key, n, 0, at_ms, entry) for n, entry in enumerate(each.entries, 1))
+            entries.extend(_first_entries(each, keys[each.id], at_ms))
     return keys
 
 
-def _run_row(new: NewRun, at_ms: int) -> Row:
+def insert_entries(connection: sqlite3.Connection, new: NewRun, key: int, at_ms: int) -> None:
+    """Insert the first entries of a run whose header is written."""
+    _write_rows(connection, _INSERT_ENTRIES, list(_first_entries(new, key, at_ms)))
+
+
+def _first_entries(new: NewRun, key: int, at_ms: int) -> Iterator[Row]:
+    return ((key, n, 0, at_ms, entry) for n, entry in enumerate(new.entries, 1))
+
+
+def run_row(new: NewRun, at_ms: int) -> Row:
+    """The header of a new run, in the order of the columns in `_INSERT_RUNS`."""
     return (
         new.id,
         int(new.worker is not None),
@@ -191,32 +220,36 @@ def _outcome(
     connection: sqlite3.Connection,
     member: Member,
     at_ms: int,
-    sent: dict[int, int],
+    written: dict[int, int],
     keys: dict[str, int],
 ) -> Outcome:
     if isinstance(member, Append):
-        count = sent.get(member.key)
-        return Fenced() if count is None else Applied(at_ms, member.key, count)
+        count = written.get(member.key)
+        return _refusal(connection, member) if count is None else Applied(at_ms, member.key, count)
     if isinstance(member, NewRun):
         # Popped: of two with one id in a group, the first is inserted and the second finds it there.
         key = keys.pop(member.id, None)
         return Exists() if key is None else Applied(at_ms, key)
-    return _send(connection, member, at_ms)
+    return send(connection, member, at_ms)
 
 
-def _send(connection: sqlite3.Connection, message: Message, at_ms: int) -> Outcome:
-    count = send(connection, message, at_ms)
-    return Fenced() if count is None else Applied(at_ms, message.run_key, count)
+def _refusal(connection: sqlite3.Connection, append: Append) -> Fenced | Unread:
+    """Why an append was not applied; within the transaction, so that nothing has changed since."""
+    if not append.must_be_read():
+        return Fenced()
+    fence = (append.key, append.epoch, append.position, append.is_held, append.messages_read)
+    found = connection.execute(_UNREAD, fence).fetchone()
+    return Fenced() if found is None else Unread(found[0])
 
 
-def _update(connection: sqlite3.Connection, rows: list[Row], given_back: str) -> dict[int, int]:
-    """Update headers, many with one statement, a few one by one; key to messages sent of those not fenced."""
+def _update(connection: sqlite3.Connection, rows: list[Row], form: _Form) -> dict[int, int]:
+    """Update headers, many with one statement, a few one by one; key to messages sent of those applied."""
     if len(rows) < ROWS_MIN:
-        statement = _update_statement("?", given_back) + _RETURNING
+        statement = _update_statement("?", form) + _RETURNING
         found = [connection.execute(statement, row).fetchone() for row in rows]
         return dict(row for row in found if row is not None)
     # Nothing is returned by row: for each row that it fetches, the driver takes the interpreter's lock.
-    statement = _update_statement("v.column", given_back)
+    statement = _update_statement("v.column", form)
     updated = sum(_execute(connection, statement, piece).rowcount for piece in _pieces(rows))
     if updated < len(rows):
         raise PartlyFencedError
@@ -225,11 +258,12 @@ def _update(connection: sqlite3.Connection, rows: list[Row], given_back: str) ->
     return sent
 
 
-@functools.lru_cache(maxsize=4)
-def _update_statement(v: str, given_back: str) -> str:
+@functools.lru_cache(maxsize=8)
+def _update_statement(v: str, form: _Form) -> str:
     """For one row with its values as numbered parameters, or for `{rows}` of a table `v`."""
     source = "" if v == "?" else "from (values {rows}) as v"
-    return _UPDATE.format(v=v, source=source, given_back=given_back.format(v=v))
+    given_back, holder = (part.format(v=v) for part in form)
+    return _UPDATE.format(v=v, source=source, given_back=given_back, holder=holder)
 
 
 def _write_rows(connection: sqlite3.Connection, statement: str, rows: list[Row]) -> list[Row]:

@@ -1,5 +1,6 @@
 """Holding runs: claim, release, and freeing what a dead owner held. All inside a transaction of the owner."""
 
+import json
 import sqlite3
 from collections.abc import Sequence
 
@@ -33,7 +34,8 @@ order by due_at_ms limit ?
 _HOLD = f"""
 update runs set worker = ?, epoch = epoch + 1,
     status = case when status = 'pending' then 'running' else status end
-where key = ? and worker is null and status not in ('completed', 'failed', 'cancelled')
+where key in (select value from json_each(?)) and worker is null
+    and status not in ('completed', 'failed', 'cancelled')
 returning {RUN_COLUMNS}
 """  # noqa: S608 - a constant of ours
 # Due now, for nobody knows how far their bodies came, in the order in which they were due before. Charged as
@@ -45,7 +47,8 @@ recoveries + (recoveries >= {SUSPECT_AT}
 _FREE = f"""
 update runs set worker = null, recoveries = charged.recoveries,
     due_at_ms = iif(charged.recoveries < {QUARANTINE_AT}, min(coalesce(due_at_ms, ?1), ?1), null),
-    status = iif(charged.recoveries < {QUARANTINE_AT}, status, 'blocked')
+    status = iif(charged.recoveries < {QUARANTINE_AT}, status, 'blocked'),
+    updated_at_ms = iif(charged.recoveries < {QUARANTINE_AT}, updated_at_ms, ?1)
 from (select key, {_CHARGED} as recoveries from runs where worker is not null) as charged
 where runs.key = charged.key
 """  # noqa: S608 - constants of ours
@@ -119,10 +122,11 @@ def find_due(
     return [key for key, _, _ in found if key not in wary][:limit]
 
 
-def hold(connection: sqlite3.Connection, key: int, worker: str) -> RunRecord | None:
-    """Hold one run under a new epoch, unless someone was quicker or it is over."""
-    row = connection.execute(_HOLD, (worker, key)).fetchone()
-    return None if row is None else run_record(row)
+def hold(connection: sqlite3.Connection, keys: Sequence[int], worker: str) -> list[RunRecord]:
+    """Hold runs under new epochs, but those where someone was quicker or that are over; in their order."""
+    rows = connection.execute(_HOLD, (worker, json.dumps(keys))).fetchall()
+    records = {row[0]: run_record(row) for row in rows}
+    return [records[key] for key in keys if key in records]
 
 
 def release(connection: sqlite3.Connection, held: Sequence[tuple[int, int]], now_ms: int) -> None:
@@ -139,8 +143,17 @@ def held(connection: sqlite3.Connection, worker: str) -> list[RunRecord]:
     return [run_record(row) for row in rows]
 
 
-def release_all(connection: sqlite3.Connection, worker: str, now_ms: int) -> None:
-    """Give back all runs of a worker, due now. Served by `runs_held`."""
+def counts(connection: sqlite3.Connection, worker: str) -> list[tuple[int, int]]:
+    """Key and `messages_sent` of a worker's runs that were sent any. Served by `runs_held`."""
+    rows = connection.execute(
+        "select key, messages_sent from runs where worker = ? and messages_sent > 0", (worker,)
+    )
+    return rows.fetchall()
+
+
+def retire(connection: sqlite3.Connection, worker: str, now_ms: int) -> None:
+    """Give back all runs of a worker, due now, and forget it. Served by `runs_held`."""
+    connection.execute("delete from workers where id = ?", (worker,))
     connection.execute("update runs set worker = null, due_at_ms = ? where worker = ?", (now_ms, worker))
 
 

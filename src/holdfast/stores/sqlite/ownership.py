@@ -20,7 +20,7 @@ from holdfast.errors import StoreOpenError, StoreOwnedError
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Who holds a file: what `<db>-owner` contains."""
+    """Who holds a file: what `<db>-owner` contains; it is empty where nobody does."""
 
     pid: int
     host: str
@@ -28,6 +28,36 @@ class Owner(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """As the error names it."""
         return f"process {self.pid} on {self.host}"
+
+
+def this_process() -> Owner:
+    """The one that this runs in."""
+    return Owner(os.getpid(), socket.gethostname())
+
+
+def owner_of(path: str) -> Owner | None:
+    """Who holds the file or has died while holding it, as it says itself; None where nobody does.
+
+    A look at the text only: probing the lock would take it, and could keep a worker from starting.
+    """
+    try:
+        with open(f"{path}-owner", "rb") as file:  # noqa: PTH123 - beside os.open
+            return msgspec.json.decode(file.read(), type=Owner)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def is_alive(owner: Owner) -> bool:
+    """Whether the process lives, or may: nothing is known of one on another host."""
+    if owner.host != socket.gethostname():
+        return True
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # someone else's, but there
+    return True
 
 
 class OwnerLock:
@@ -51,27 +81,27 @@ class OwnerLock:
             os.close(fd)
             return False
         os.ftruncate(fd, 0)
-        os.pwrite(fd, msgspec.json.encode(Owner(os.getpid(), socket.gethostname())), 0)
+        os.pwrite(fd, msgspec.json.encode(this_process()), 0)
         self._fd = fd
         return True
 
     def refusal(self) -> StoreOwnedError:
         """The error that names the owner."""
-        try:
-            with open(f"{self._path}-owner", "rb") as file:  # noqa: PTH123 - beside os.open
-                owner = str(msgspec.json.decode(file.read(), type=Owner))
-        except (OSError, msgspec.DecodeError):
-            owner = "a process that has not said its name yet"
-        return StoreOwnedError(path=self._path, owner=owner)
+        owner = owner_of(self._path)
+        named = "a process that has not said its name yet" if owner is None else str(owner)
+        return StoreOwnedError(path=self._path, owner=named)
 
     def release(self) -> None:
-        """Give the lock back; idempotent."""
+        """Give the lock back, and take the name off it; idempotent."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the descriptor, and leave the name: it is the parent's."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-
-    def _forget(self) -> None:
-        self.release()
 
 
 def _call(forget: object) -> None:

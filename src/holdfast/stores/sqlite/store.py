@@ -8,20 +8,22 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
-from holdfast.errors import HoldfastError, StoreRefusedError, StoreUnavailableError
+from holdfast.errors import HoldfastError, StoreRefusedError
 from holdfast.ports import Clock, Threads
-from holdfast.stores.base import Leaseless
 from holdfast.stores.records import (
+    Applied,
     Claimed,
     Definition,
-    InboxRow,
-    JournalRow,
+    Fenced,
     Member,
+    NewRun,
     Outcome,
+    Refused,
     RunRecord,
     Snapshot,
+    WorkerRecord,
 )
-from holdfast.stores.sqlite import inbox, journal, leases, queries
+from holdfast.stores.sqlite import journal, leases, queries, removal, workers
 from holdfast.stores.sqlite.clock import StoreClock
 from holdfast.stores.sqlite.connection import (
     CLIENT_BUSY_MS,
@@ -32,6 +34,7 @@ from holdfast.stores.sqlite.connection import (
     translated,
 )
 from holdfast.stores.sqlite.ownership import Gate, OwnerLock
+from holdfast.stores.sqlite.reads import Reads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +50,7 @@ INHERIT_MS = 1_000
 """How often a client looks whether the file has lost its owner."""
 
 
-class SqliteStore(Leaseless):
+class SqliteStore(Reads):
     """Keeps runs in one SQLite file: WAL, every acknowledged commit fsynced.
 
     Exactly one process per file, its owner, drives runs; the others are clients. The lock is the lease.
@@ -65,14 +68,12 @@ class SqliteStore(Leaseless):
             writer: One thread, used for nothing else.
             reader: One thread, used for nothing else.
         """
-        self._path = path
+        super().__init__(path, writer=writer, reader=reader)
         self._mode: WorkerMode = worker
         self._machine_clock = clock
         self._clock = StoreClock(clock)
-        self._threads = (writer, reader)
         self._lock = OwnerLock(path)
         self._gate = Gate(path)
-        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
         self._owns = False
         self._is_closed = False
         self._writes_in_flight = 0
@@ -80,11 +81,7 @@ class SqliteStore(Leaseless):
         self._log_pages = 0
         self._inherits_at_ms = 0.0
         self._due = leases.Due()
-
-    @property
-    def url(self) -> str:
-        """See `Store`."""
-        return f"sqlite:///{self._path}"
+        self._registered: WorkerRecord | None = None
 
     @property
     def is_durable(self) -> bool:
@@ -132,8 +129,7 @@ class SqliteStore(Leaseless):
             with translated(self._path):
                 self._clock.start(reader, owns=self._owns)
             if self._owns:
-                with self._stamped(writer) as at_ms:
-                    leases.free_all(writer, at_ms)
+                self._free_all(writer)
         except BaseException:
             self._close()
             raise
@@ -182,9 +178,14 @@ class SqliteStore(Leaseless):
 
     def _commit_and_tidy(self, connection: sqlite3.Connection, group: Sequence[Member]) -> list[Outcome]:
         outcomes = self._commit(group)
+        self._tidy(connection, 0)
+        return outcomes
+
+    def _tidy(self, connection: sqlite3.Connection, pages: int) -> None:
+        """So many more pages were written; copy the log back where it has become long."""
+        self._log_pages += pages
         if self._owns and self._log_pages > LOG_PAGES_MAX:
             self._copy_log_back(connection)
-        return outcomes
 
     def _commit(self, group: Sequence[Member]) -> list[Outcome]:
         begun_ms = self._machine_clock.monotonic_ms()
@@ -248,18 +249,32 @@ class SqliteStore(Leaseless):
             return False
         connection.execute(f"pragma busy_timeout={OWNER_BUSY_MS}")
         try:
-            with self._stamped(connection) as at_ms:
-                leases.free_all(connection, at_ms)
+            self._free_all(connection)
         except BaseException:
             self._lock.release()
             raise
         self._owns = True
         return True
 
+    def _free_all(self, connection: sqlite3.Connection) -> None:
+        """Begin to own the file: whoever owned it before is dead."""
+        with self._stamped(connection) as at_ms:
+            leases.free_all(connection, at_ms)
+            workers.set_worker(connection, self._registered)
+
+    async def register(self, worker: str, workflows: Sequence[str] = ()) -> None:
+        """See `Store`. A client is no worker; one that becomes the owner later says then what it can drive."""
+        self._registered = WorkerRecord(worker, tuple(sorted(set(workflows))))
+        if self._owns:
+            await self._on_writer(self._in_transaction, workers.set_worker, self._registered)
+
+    async def workers(self) -> list[WorkerRecord]:
+        """See `Store`, and `workers.alive` for when the owner is another process."""
+        return await self._on_reader(workers.alive, self._path, owns=self._owns)
+
     def _hold(self, connection: sqlite3.Connection, keys: Sequence[int], worker: str) -> list[RunRecord]:
         with transaction(connection, self._path):
-            held = [leases.hold(connection, key, worker) for key in keys]
-        return [record for record in held if record is not None]
+            return leases.hold(connection, keys, worker)
 
     async def claim_one(self, worker: str, run_id: str) -> RunRecord | None:
         """See `Store`."""
@@ -272,13 +287,11 @@ class SqliteStore(Leaseless):
         """See `Store`."""
         await self._on_writer(self._give_back, leases.release, held)
 
-    async def held(self, worker: str) -> list[RunRecord]:
-        """See `Store`."""
-        return await self._on_reader(leases.held, worker)
-
     async def retire(self, worker: str) -> None:
         """See `Store`."""
-        await self._on_writer(self._give_back, leases.release_all, worker)
+        if self._registered is not None and self._registered.id == worker:
+            self._registered = None
+        await self._on_writer(self._give_back, leases.retire, worker)
 
     def _give_back(
         self, connection: sqlite3.Connection, fn: Callable[[sqlite3.Connection, T, int], None], whose: T
@@ -286,46 +299,42 @@ class SqliteStore(Leaseless):
         with self._stamped(connection) as at_ms:
             fn(connection, whose, at_ms)
 
-    async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
+    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
         """See `Store`."""
-        return await self._on_reader(journal.read_journal, key, after)
+        return await self._on_writer(self._replace, new, key, epoch)
 
-    async def read_inbox(self, key: int, *, after: int = 0) -> list[InboxRow]:
-        """See `Store`."""
-        return await self._on_reader(inbox.read_inbox, key, after)
+    def _replace(self, connection: sqlite3.Connection, new: NewRun, key: int, epoch: int) -> Outcome:
+        try:
+            with self._stamped(connection) as at_ms:
+                is_there = removal.replace(connection, new, at_ms, key=key, epoch=epoch)
+        except StoreRefusedError as error:
+            return Refused(error)
+        self._tidy(connection, journal.pages_written([new]) + removal.PAGES_EACH)
+        return Applied(at_ms, key) if is_there else Fenced()
 
-    async def find_run(self, run_id: str) -> RunRecord | None:
+    async def delete(self, key: int) -> bool:
         """See `Store`."""
-        return await self._on_reader(queries.find_run, run_id)
+        return await self._on_writer(self._remove, partial(removal.delete, key=key)) > 0
 
-    async def list_runs(
-        self, *, status: str | None, workflow: str | None, limit: int, after: int | None
-    ) -> list[RunRecord]:
+    async def sweep(self, workflow: str, status: str, *, before_ms: int, limit: int) -> int:
         """See `Store`."""
-        return await self._on_reader(
-            queries.list_runs, status=status, workflow=workflow, limit=limit, after=after
-        )
+        sweep = partial(removal.sweep, workflow=workflow, status=status, before_ms=before_ms, limit=limit)
+        return await self._on_writer(self._remove, sweep)
+
+    def _remove(self, connection: sqlite3.Connection, fn: Callable[[sqlite3.Connection], int]) -> int:
+        with transaction(connection, self._path):
+            removed = fn(connection)
+        self._tidy(connection, removed * removal.PAGES_EACH)
+        return removed
 
     async def save_definition(self, definition: Definition, *, current: bool) -> None:
         """See `Store`."""
         save = partial(queries.save_definition, definition=definition, current=current)
         await self._on_writer(self._in_transaction, save)
 
-    async def find_definition(self, name: str, fingerprint: str | None = None) -> Definition | None:
-        """See `Store`."""
-        return await self._on_reader(queries.find_definition, name, fingerprint)
-
-    async def definition_names(self) -> list[str]:
-        """See `Store`."""
-        return await self._on_reader(queries.definition_names)
-
     async def save_snapshot(self, key: int, epoch: int, snapshot: Snapshot) -> None:
         """See `Store`."""
         await self._on_writer(self._in_transaction, queries.save_snapshot, key, epoch, snapshot)
-
-    async def find_snapshot(self, key: int) -> Snapshot | None:
-        """See `Store`."""
-        return await self._on_reader(queries.find_snapshot, key)
 
     def _in_transaction(
         self,
@@ -365,24 +374,3 @@ class SqliteStore(Leaseless):
         self._writes_in_flight -= 1
         if not future.cancelled():
             future.exception()
-
-    async def _on_reader(
-        self,
-        fn: Callable[Concatenate[sqlite3.Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Call `fn(connection, ...)` on the reader thread."""
-        _, reader = self._threads
-        connection = self._opened()[1]
-        reading = reader.call(partial(self._read, partial(fn, connection, *args, **kwargs)))
-        return await asyncio.shield(reading)
-
-    def _read(self, fn: Callable[[], T]) -> T:
-        with translated(self._path):
-            return fn()
-
-    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        if self._connections is None:
-            raise StoreUnavailableError(store=self.url, reason="it is closed")
-        return self._connections

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from holdfast.stores.records import Append, Applied, Fenced
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     MINUTE_MS,
-    ManualClock,
     Place,
     append,
     applied,
@@ -37,7 +37,7 @@ class Appends(Tests):
             assert await entries_of(store, key) == [b"started", b"two", b"three", b"four"]
 
     async def test_the_stamp_is_returned_and_equal_in_the_journal_and_the_row(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
@@ -64,7 +64,7 @@ class Appends(Tests):
     )
     @pytest.mark.parametrize("make", [append, parked])
     async def test_an_append_under_another_epoch_or_position_writes_nothing(
-        self, place: Place, clock: ManualClock, make: Callable[..., Append], change: dict[str, int]
+        self, place: Place, clock: VirtualClock, make: Callable[..., Append], change: dict[str, int]
     ) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
@@ -132,7 +132,7 @@ class Appends(Tests):
         ids=str,
     )
     async def test_a_run_given_back_is_due_after_the_stamp_or_never(
-        self, place: Place, clock: ManualClock, rule: dict[str, int], due_after_ms: int | None
+        self, place: Place, clock: VirtualClock, rule: dict[str, int], due_after_ms: int | None
     ) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
@@ -157,7 +157,7 @@ class Appends(Tests):
             assert await claim(store) == ["a"]
 
     async def test_giving_back_with_an_unread_message_makes_it_due_now(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")

@@ -5,15 +5,17 @@ import asyncio
 import pytest
 
 from holdfast.stores.base import Store
+from holdfast.stores.records import Over
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     ME,
     MINUTE_MS,
     OTHER,
-    ManualClock,
     Place,
     append,
     applied,
     claim,
+    commit_one,
     find,
     insert,
     insert_held,
@@ -45,7 +47,7 @@ class Claims(Tests):
             assert held.status == "suspended"
 
     async def test_a_run_is_claimed_when_it_is_due_and_not_before(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
@@ -56,14 +58,14 @@ class Claims(Tests):
             clock.advance(1)
             assert await claim(store) == ["a"]
 
-    async def test_runs_are_claimed_by_due_time(self, place: Place, clock: ManualClock) -> None:
+    async def test_runs_are_claimed_by_due_time(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             for run_id, due_in_ms in (("late", 900), ("soon", 100), ("between", 500)):
                 await applied(store, parked(await insert_held(store, run_id), due_in_ms=due_in_ms))
             clock.advance(1_000)
             assert await claim(store) == ["soon", "between", "late"]
 
-    async def test_a_step_of_priority_counts_like_five_minutes(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_step_of_priority_counts_like_five_minutes(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             await insert(store, "third", priority=3)  # ranks like minute 0 + 10
             clock.advance(3 * MINUTE_MS)
@@ -99,7 +101,7 @@ class Claims(Tests):
             assert await claim(store, "invoice") == ["a"]
 
     async def test_runs_of_several_workflows_are_claimed_by_due_time(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             for n, workflow in enumerate(("order", "invoice", "order", "invoice")):
@@ -115,7 +117,7 @@ class Claims(Tests):
             assert await claim(store, excluded=("mark-1",)) == []
             assert await claim(store) == ["old"]
 
-    async def test_excluded_runs_use_up_nothing_of_the_limit(self, place: Place, clock: ManualClock) -> None:
+    async def test_excluded_runs_use_up_nothing_of_the_limit(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             for n in range(5):
                 await insert(store, f"old-{n}", fingerprint="mark-1")
@@ -123,7 +125,7 @@ class Claims(Tests):
             await insert(store, "new", fingerprint="mark-2")
             assert await claim(store, limit=1, excluded=("mark-1",)) == ["new"]
 
-    async def test_a_claim_holds_no_more_than_its_limit(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_claim_holds_no_more_than_its_limit(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             for n in range(7):
                 await insert(store, f"run-{n}")
@@ -169,7 +171,7 @@ class Claims(Tests):
         async with place.opened() as store:
             key = await insert_held(store, "a")
             await applied(store, parked(key, status=status, messages_read=None))
-            await applied(store, message(key))
+            assert await commit_one(store, message(key)) == Over(status)
             assert await store.claim_one(ME, "a") is None
             assert await claim(store) == []
             assert (await find(store, "a")).epoch == 1
@@ -186,7 +188,7 @@ class Claims(Tests):
         async with place.opened() as store:
             assert await store.claim_one(ME, "nobody") is None
 
-    async def test_a_released_run_is_due_now(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_released_run_is_due_now(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
             await applied(store, append(key, status="suspended"))
@@ -204,7 +206,7 @@ class Claims(Tests):
             assert await find(store, "a") == before
 
     async def test_a_release_of_a_run_that_nobody_holds_changes_nothing(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
@@ -221,7 +223,7 @@ class Claims(Tests):
             assert (await find(store, "a")).worker is None
 
     async def test_everything_a_worker_holds_is_given_back_when_it_retires(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "inserted")
@@ -259,7 +261,7 @@ class Claims(Tests):
             assert await store.held(ME) == [await find(store, run_id) for run_id in ("inserted", "claimed")]
             assert await store.held(OTHER) == [await find(store, "others")]
 
-    async def test_the_next_due_time_is_known_after_a_claim(self, place: Place, clock: ManualClock) -> None:
+    async def test_the_next_due_time_is_known_after_a_claim(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             assert await next_due_at_ms(store) is None
             for run_id, due_in_ms in (("late", 5_000), ("soon", 2_000)):

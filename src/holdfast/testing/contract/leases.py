@@ -7,10 +7,10 @@ import pytest
 from holdfast.errors import LeaseLostError
 from holdfast.stores.base import Store
 from holdfast.stores.records import QUARANTINE_AT, SUSPECT_AT, Fenced
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     ME,
     OTHER,
-    ManualClock,
     Place,
     append,
     applied,
@@ -49,7 +49,7 @@ async def renew(store: Store, worker: str) -> bool:
     return await asyncio.to_thread(once)
 
 
-async def outlive(store: Store, clock: ManualClock, *survivors: str) -> None:
+async def outlive(store: Store, clock: VirtualClock, *survivors: str) -> None:
     """Let every lease expire but those of the survivors."""
     for pause_ms in (0, lease_ms(store) - 1, lease_ms(store) - 1):
         clock.advance(pause_ms)
@@ -77,7 +77,7 @@ class Leases(Tests):
             first, last = store.poll_ms
             assert 0 < first <= last
 
-    async def test_a_lease_lives_for_its_time(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_lease_lives_for_its_time(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             worker = await named(store, "w")
             clock.advance(lease_ms(store) - 1)
@@ -85,7 +85,7 @@ class Leases(Tests):
             clock.advance(1)
             assert not await is_alive(store, worker)
 
-    async def test_a_renewal_prolongs_a_lease_from_now(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_renewal_prolongs_a_lease_from_now(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             worker = await named(store, "w")
             for _ in range(3):
@@ -97,7 +97,7 @@ class Leases(Tests):
             assert not await is_alive(store, worker)
 
     async def test_one_renewals_renews_again_and_again_for_any_worker(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             renewals = store.renewals()
@@ -114,7 +114,7 @@ class Leases(Tests):
             assert await asyncio.to_thread(renew_both) == [True, True, False] * 3
 
     async def test_a_renewal_after_the_end_of_a_lease_revives_nothing(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             clock.advance(lease_ms(store))
@@ -129,7 +129,7 @@ class Leases(Tests):
             assert not await renew(store, NOBODY)
             assert not await is_alive(store, NOBODY)
 
-    async def test_registering_twice_is_registering_once(self, place: Place, clock: ManualClock) -> None:
+    async def test_registering_twice_is_registering_once(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
             clock.advance(lease_ms(store) - 1)
@@ -140,7 +140,9 @@ class Leases(Tests):
             assert not await is_alive(store, ME)
 
     @pytest.mark.parametrize("worker", [NOBODY, ME])
-    async def test_without_a_lease_nothing_is_held(self, place: Place, clock: ManualClock, worker: str) -> None:
+    async def test_without_a_lease_nothing_is_held(
+        self, place: Place, clock: VirtualClock, worker: str
+    ) -> None:
         async with place.opened() as store:
             await insert(store, "a")
             before = await find(store, "a")
@@ -163,7 +165,7 @@ class Leases(Tests):
 
     @pytest.mark.parametrize("worker", [NOBODY, ME])
     async def test_a_new_run_for_a_worker_without_a_lease_is_left_to_others(
-        self, place: Place, clock: ManualClock, worker: str
+        self, place: Place, clock: VirtualClock, worker: str
     ) -> None:
         async with place.opened() as store:
             clock.advance(lease_ms(store))
@@ -174,7 +176,7 @@ class Leases(Tests):
             assert (row.status, row.worker, row.epoch, row.due_at_ms) == ("pending", None, 0, store.now_ms())
             assert sorted(await claim(store, worker=await named(store, "next"))) == ["free", "mine"]
 
-    async def test_a_new_run_for_a_living_worker_is_held_by_it(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_new_run_for_a_living_worker_is_held_by_it(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             clock.advance(lease_ms(store) - 1)
             assert (await applied(store, new_run("a", worker=ME))).is_held
@@ -184,7 +186,9 @@ class Leases(Tests):
 class Reaping(Tests):
     """Freeing the runs of workers whose lease has expired."""
 
-    async def test_the_runs_of_the_dead_are_freed_and_no_others(self, place: Place, clock: ManualClock) -> None:
+    async def test_the_runs_of_the_dead_are_freed_and_no_others(
+        self, place: Place, clock: VirtualClock
+    ) -> None:
         async with place.opened() as store:
             keys = [await insert_held(store, run_id) for run_id in ("a", "b")]
             await applied(store, append(keys[1], status="suspended"))
@@ -205,7 +209,7 @@ class Reaping(Tests):
             assert [run.id for run in await store.held(OTHER)] == ["others"]
             assert await store.held(ME) == []
 
-    async def test_as_long_as_everyone_lives_nothing_is_freed(self, place: Place, clock: ManualClock) -> None:
+    async def test_as_long_as_everyone_lives_nothing_is_freed(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             await insert_held(store, "a")
             before = await find(store, "a")
@@ -213,7 +217,7 @@ class Reaping(Tests):
             assert await store.reap() == 0
             assert await find(store, "a") == before
 
-    async def test_nothing_is_freed_twice(self, place: Place, clock: ManualClock) -> None:
+    async def test_nothing_is_freed_twice(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             await insert_held(store, "a")
             clock.advance(lease_ms(store))
@@ -223,7 +227,9 @@ class Reaping(Tests):
             assert await store.reap() == 0
             assert await find(store, "a") == freed
 
-    async def test_a_claim_counts_the_workers_that_have_expired(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_claim_counts_the_workers_that_have_expired(
+        self, place: Place, clock: VirtualClock
+    ) -> None:
         async def expired(store: Store) -> int:
             return (await store.claim(OTHER, workflows=["order"], limit=1)).expired
 
@@ -248,7 +254,7 @@ class Reaping(Tests):
         async with place.after_crash() as store:
             assert await recoveries(store, "suspect", "beside", "apart") == [SUSPECT_AT + 1, 0, 1]
 
-    async def test_a_reaped_worker_can_write_nothing_any_more(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_reaped_worker_can_write_nothing_any_more(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
             await outlive(store, clock, OTHER)
@@ -263,7 +269,7 @@ class Reaping(Tests):
             assert await entries_of(store, key) == [b"started", b"next"]
 
     async def test_a_late_append_does_not_wake_a_run_that_was_set_aside(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         """What kills its workers stays blocked, whatever the last of them still had to say."""
         async with place.opened() as store:
@@ -279,7 +285,7 @@ class Reaping(Tests):
             assert (row.status, row.due_at_ms, row.recoveries) == ("blocked", None, QUARANTINE_AT)
 
     async def test_a_run_whose_worker_has_expired_is_held_until_someone_reaps(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
@@ -294,7 +300,7 @@ class Reaping(Tests):
             assert [row.id for row in await store.read_inbox(key)] == ["m-1"]
 
     async def test_a_worker_that_retires_gives_everything_back_and_ends_its_lease(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             await insert_held(store, "a")
@@ -319,7 +325,7 @@ class Reaping(Tests):
             await store.retire(NOBODY)
             assert (await find(store, "a")).worker == OTHER
 
-    async def test_epochs_never_fall_and_are_never_used_again(self, place: Place, clock: ManualClock) -> None:
+    async def test_epochs_never_fall_and_are_never_used_again(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
             epochs = [1]

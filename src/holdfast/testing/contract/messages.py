@@ -3,9 +3,9 @@
 import pytest
 
 from holdfast.stores.records import Applied, Fenced, Member
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     MINUTE_MS,
-    ManualClock,
     Place,
     append,
     applied,
@@ -86,7 +86,7 @@ class Messages(Tests):
             assert await commit_one(store, message(4_711)) == Fenced()
             assert await store.read_inbox(4_711) == []
 
-    async def test_a_message_makes_an_unheld_run_due(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_message_makes_an_unheld_run_due(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
             await applied(store, parked(key))
@@ -96,7 +96,7 @@ class Messages(Tests):
             assert (await find(store, "a")).due_at_ms == sent.at_ms
             assert await claim(store) == ["a"]
 
-    async def test_a_message_leaves_the_due_time_of_a_held_run(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_message_leaves_the_due_time_of_a_held_run(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
             before = await find(store, "a")

@@ -1,10 +1,9 @@
 """Inserting runs: whole, once per id, held or left to a claim."""
 
 from holdfast.stores.records import Applied, Exists
+from holdfast.testing.clock import BEGIN_MS, VirtualClock
 from holdfast.testing.contract.place import (
-    BEGIN_MS,
     ME,
-    ManualClock,
     Place,
     append,
     applied,
@@ -73,7 +72,7 @@ class NewRuns(Tests):
             ]
             assert (await find(store, "a")).position == 2
 
-    async def test_a_taken_id_changes_nothing(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_taken_id_changes_nothing(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             key = await insert(store, "a")
             before = await find(store, "a")

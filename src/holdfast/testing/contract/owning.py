@@ -1,9 +1,10 @@
 """A store that one process drives alone: no lease is needed, and what is about leases does nothing."""
 
+from holdfast.stores.records import WorkerRecord
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     DAY_MS,
     ME,
-    ManualClock,
     Place,
     append,
     applied,
@@ -25,7 +26,7 @@ class Owning(Tests):
             assert store.lease is None
             assert store.may_drive
 
-    async def test_nobody_expires(self, place: Place, clock: ManualClock) -> None:
+    async def test_nobody_expires(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
             before = await find(store, "a")
@@ -60,3 +61,25 @@ class Owning(Tests):
             assert (await find(store, "held")).recoveries == 1
             assert (await find(store, "parked")).recoveries == 0
             assert await claim(store) == ["held"]
+
+    async def test_the_one_worker_is_told_with_what_it_can_drive(self, place: Place) -> None:
+        async with place.opened() as store:
+            await store.register("first", ["order", "invoice", "order"])
+            assert await store.workers() == [WorkerRecord("first", ("invoice", "order"))]
+            for _ in range(2):
+                await store.register("second", ["invoice"])
+            assert await store.workers() == [WorkerRecord("second", ("invoice",))]
+
+    async def test_a_worker_that_has_retired_is_not_told(self, place: Place) -> None:
+        async with place.opened() as store:
+            await store.register("w", ["order"])
+            await store.retire("another")
+            assert len(await store.workers()) == 1
+            await store.retire("w")
+            assert await store.workers() == []
+
+    async def test_who_opens_it_next_is_not_told_of_the_worker_before(self, place: Place) -> None:
+        async with place.opened() as store:
+            await store.register("w", ["order"])
+        async with place.opened() as store:
+            assert await store.workers() == []

@@ -15,11 +15,12 @@ from holdfast.stores.records import (
     NewRun,
     Outcome,
     RunRecord,
+    Snapshot,
 )
+from holdfast.testing.clock import VirtualClock
 
 ME = "worker-me"
 OTHER = "worker-other"
-BEGIN_MS = 1_700_000_000_000
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
 LEASE = LeaseTimes.of(60 * MINUTE_MS)
@@ -29,36 +30,10 @@ Stores = Callable[[], Store]
 """Makes the store for one more opening of the same place."""
 
 
-class ManualClock:
-    """Both clocks of a machine, which stand still until they are moved."""
-
-    def __init__(self) -> None:
-        """The wall clock begins at `BEGIN_MS`."""
-        self._monotonic_ms = 5_000.0
-        self._wall_ms = BEGIN_MS
-
-    def monotonic_ms(self) -> float:
-        """See `Clock`."""
-        return self._monotonic_ms
-
-    def wall_ms(self) -> int:
-        """See `Clock`."""
-        return self._wall_ms
-
-    def advance(self, ms: int) -> None:
-        """Time passes."""
-        self._monotonic_ms += ms
-        self._wall_ms += ms
-
-    def set_wall(self, by_ms: int) -> None:
-        """Someone sets the wall clock; no time passes."""
-        self._wall_ms += by_ms
-
-
 class Place:
     """Where one test keeps its runs."""
 
-    def __init__(self, stores: Stores, clock: ManualClock) -> None:
+    def __init__(self, stores: Stores, clock: VirtualClock) -> None:
         """Args: what makes the store for each opening, and the clock that it was given."""
         self._stores = stores
         self._clock = clock
@@ -114,6 +89,16 @@ def parked(key: int, **changes: object) -> Append:
     return append(key, **({"status": "suspended", "worker": None} | changes))
 
 
+def unheld(key: int, **changes: object) -> Append:
+    """What someone from outside records of a run that was inserted for nobody, and has one entry."""
+    return parked(key, **({"epoch": 0, "is_held": False, "status": "paused"} | changes))
+
+
+def ended(key: int, status: str = "completed", **changes: object) -> Append:
+    """What ends a run that was inserted as held, and has one entry."""
+    return parked(key, **({"status": status} | changes))
+
+
 def message(key: int, message_id: str = "m-1", **changes: object) -> Message:
     """A signal for the run."""
     made = Message(run_key=key, kind="signal", id=message_id, payload=b"yes", name="approved")
@@ -141,6 +126,13 @@ async def insert(store: Store, run_id: str, **changes: object) -> int:
 async def insert_held(store: Store, run_id: str, **changes: object) -> int:
     """Insert a run that `ME` holds, and give its key."""
     return await insert(store, run_id, **({"worker": ME} | changes))
+
+
+async def insert_ended(store: Store, run_id: str, status: str = "completed", **changes: object) -> int:
+    """Insert a run, end it, and give its key."""
+    key = await insert_held(store, run_id, **changes)
+    await applied(store, ended(key, status))
+    return key
 
 
 async def find(store: Store, run_id: str) -> RunRecord:
@@ -177,3 +169,9 @@ async def entries_of(store: Store, key: int) -> list[bytes]:
     rows = await store.read_journal(key)
     assert [row.position for row in rows] == list(range(1, len(rows) + 1))
     return [row.entry for row in rows]
+
+
+async def snapshot_of(store: Store, key: int) -> Snapshot | None:
+    """The snapshot of a run, if it has one."""
+    (stored,) = await store.load([key])
+    return stored.snapshot

@@ -2,8 +2,8 @@
 
 from holdfast.stores.base import Store
 from holdfast.stores.records import QUARANTINE_AT, SUSPECT_AT, Applied, Fenced
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
-    ManualClock,
     Place,
     append,
     claim,
@@ -45,7 +45,7 @@ class Recovery(Tests):
     """Runs of workers that have died."""
 
     async def test_a_run_held_by_the_dead_is_due_now_and_charged(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
@@ -150,7 +150,7 @@ class Recovery(Tests):
             await insert(store, "later", priority=5)
             assert await claim(store, worker=await named(store, "next"), suspects=0, limit=1) == ["later"]
 
-    async def test_a_claim_holds_one_suspect_at_most(self, place: Place, clock: ManualClock) -> None:
+    async def test_a_claim_holds_one_suspect_at_most(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             await insert(store, "a")
             await insert(store, "b")

@@ -12,6 +12,7 @@ from holdfast.testing.contract.place import (
     message,
     new_run,
     parked,
+    snapshot_of,
 )
 from holdfast.testing.contract.tests import Tests
 
@@ -43,7 +44,7 @@ class Reopening(Tests):
             assert [await find(store, run_id) for run_id in ("a", "child")] == before
             assert (await store.read_journal(key), await store.read_inbox(key)) == (journal, inbox)
             assert [row.id for row in inbox] == ["m-2"]
-            assert await store.find_snapshot(key) == Snapshot(1, b"state")
+            assert await snapshot_of(store, key) == Snapshot(1, b"state")
             assert await store.find_definition("order") == definition
             assert await commit_one(store, new_run("a")) == Exists()
             assert (await applied(store, message(key, "m-1"))).messages_sent == 2

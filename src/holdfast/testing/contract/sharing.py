@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
-from holdfast.stores.records import Applied, Exists, Fenced
+from holdfast.stores.records import Applied, Exists, Fenced, Over, Unread
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     ME,
     OTHER,
-    ManualClock,
     Place,
     append,
     applied,
     claim,
     commit_one,
+    ended,
     entries_of,
     find,
     insert,
@@ -21,10 +22,12 @@ from holdfast.testing.contract.place import (
     message,
     new_run,
     parked,
+    unheld,
 )
 from holdfast.testing.contract.tests import Tests
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 ROUNDS = 10
 """Of two transactions at once: enough to see each overtake the other."""
@@ -39,6 +42,20 @@ async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(part)) for part in parts]
     return [task.result() for task in tasks]
+
+
+async def both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
+    """Await two of different kinds at once."""
+
+    async def one() -> T:
+        return await first
+
+    async def other() -> U:
+        return await second
+
+    async with asyncio.TaskGroup() as group:
+        tasks = group.create_task(one()), group.create_task(other())
+    return tasks[0].result(), tasks[1].result()
 
 
 class Sharing(Tests):
@@ -88,6 +105,27 @@ class Sharing(Tests):
                 await together([commit_one(one, parked(key)), commit_one(two, message(key))])
                 assert await claim(one) == [f"run-{n}"]
 
+    async def test_of_a_claim_and_an_append_to_an_unheld_run_none_is_lost(self, place: Place) -> None:
+        async with place.opened() as one, place.opened() as two:
+            for n in range(ROUNDS):
+                key = await insert(one, f"run-{n}")
+                control = commit_one(one, unheld(key, status="suspended", due_at_ms=0))
+                outcome, claimed = await both(control, claim(two, worker=OTHER))
+                is_written = isinstance(outcome, Applied)
+                assert is_written or outcome == Fenced()
+                assert len(await entries_of(one, key)) == 1 + is_written
+                assert claimed + await claim(two, worker=OTHER) == [f"run-{n}"]
+                assert (await find(one, f"run-{n}")).epoch == 1
+
+    async def test_of_a_message_and_an_end_one_is_written(self, place: Place) -> None:
+        async with place.opened() as one, place.opened() as two:
+            for n in range(ROUNDS):
+                key = await insert_held(one, f"run-{n}")
+                sent, end = await together([commit_one(two, message(key)), commit_one(one, ended(key))])
+                is_over = isinstance(end, Applied)
+                assert (sent == Over("completed")) if is_over else (end == Unread(1))
+                assert await one.pending(key) == 1 - is_over
+
     async def test_groups_that_name_the_same_runs_in_another_order_are_all_written(self, place: Place) -> None:
         async with place.opened() as one, place.opened() as two:
             keys = [await insert_held(one, run_id) for run_id in "abcde"]
@@ -115,7 +153,7 @@ class Sharing(Tests):
                 assert len(await one.read_inbox(key)) == ROUNDS
 
     async def test_the_runs_of_the_dead_are_freed_and_charged_once(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as one, place.opened() as two:
             await one.commit([new_run(f"run-{n}", worker=(ME, OTHER)[n % 2]) for n in range(20)])

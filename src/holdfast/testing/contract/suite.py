@@ -3,6 +3,7 @@
 from holdfast.testing.contract.appends import Appends
 from holdfast.testing.contract.children import Children
 from holdfast.testing.contract.claims import Claims
+from holdfast.testing.contract.endings import Endings
 from holdfast.testing.contract.groups import Groups
 from holdfast.testing.contract.leases import Leases, Reaping
 from holdfast.testing.contract.messages import Messages
@@ -10,12 +11,31 @@ from holdfast.testing.contract.new_runs import NewRuns
 from holdfast.testing.contract.owning import Owning
 from holdfast.testing.contract.reads import Reads
 from holdfast.testing.contract.recovery import Recovery
+from holdfast.testing.contract.removal import Removal
 from holdfast.testing.contract.reopening import Reopening
+from holdfast.testing.contract.replacing import Replacing
 from holdfast.testing.contract.sharing import Sharing
 from holdfast.testing.contract.times import Times
+from holdfast.testing.contract.unheld import Unheld
+from holdfast.testing.contract.workers import Workers
 
 
-class StoreContract(Appends, Children, Claims, Groups, Messages, NewRuns, Reads, Recovery, Reopening, Times):
+class StoreContract(
+    Appends,
+    Children,
+    Claims,
+    Endings,
+    Groups,
+    Messages,
+    NewRuns,
+    Reads,
+    Recovery,
+    Removal,
+    Reopening,
+    Replacing,
+    Times,
+    Unheld,
+):
     """What every store does."""
 
 
@@ -23,5 +43,5 @@ class OwnedStoreContract(StoreContract, Owning):
     """What a store does that one process drives alone: who opens it frees the runs of who had it before."""
 
 
-class SharedStoreContract(StoreContract, Leases, Reaping, Sharing):
+class SharedStoreContract(StoreContract, Leases, Reaping, Sharing, Workers):
     """What a store does that several processes drive at once: its `lease` is `place.LEASE`."""

@@ -10,7 +10,8 @@ from typing import ParamSpec
 import pytest
 
 from holdfast.ports import Clock
-from holdfast.testing.contract.place import ManualClock, Place, Stores
+from holdfast.testing.clock import VirtualClock
+from holdfast.testing.contract.place import Place, Stores
 
 P = ParamSpec("P")
 
@@ -38,12 +39,12 @@ class Tests:
         raise NotImplementedError
 
     @pytest.fixture
-    def clock(self) -> ManualClock:
+    def clock(self) -> VirtualClock:
         """The clock that this test moves."""
-        return ManualClock()
+        return VirtualClock()
 
     @pytest.fixture
-    def place(self, tmp_path: Path, clock: ManualClock) -> Place:
+    def place(self, tmp_path: Path, clock: VirtualClock) -> Place:
         """The place of this test."""
         return Place(self.stores(tmp_path, clock), clock)
 

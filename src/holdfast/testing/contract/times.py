@@ -1,10 +1,9 @@
 """The store's clock: only it says what is due, and its stamps never fall."""
 
 from holdfast.stores.records import Applied
+from holdfast.testing.clock import BEGIN_MS, VirtualClock
 from holdfast.testing.contract.place import (
-    BEGIN_MS,
     DAY_MS,
-    ManualClock,
     Place,
     append,
     applied,
@@ -19,13 +18,13 @@ from holdfast.testing.contract.tests import Tests
 class Times(Tests):
     """The store's clock."""
 
-    async def test_the_store_clock_moves_with_time(self, place: Place, clock: ManualClock) -> None:
+    async def test_the_store_clock_moves_with_time(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             assert store.now_ms() == BEGIN_MS
             clock.advance(1_500)
             assert store.now_ms() == BEGIN_MS + 1_500
 
-    async def test_setting_the_wall_clock_changes_nothing(self, place: Place, clock: ManualClock) -> None:
+    async def test_setting_the_wall_clock_changes_nothing(self, place: Place, clock: VirtualClock) -> None:
         async with place.opened() as store:
             key = await insert_held(store, "a")
             await applied(store, parked(key, due_in_ms=1_000))
@@ -36,7 +35,7 @@ class Times(Tests):
             clock.advance(1_000)
             assert await claim(store) == ["a"]
 
-    async def test_the_stamp_never_falls(self, place: Place, clock: ManualClock) -> None:
+    async def test_the_stamp_never_falls(self, place: Place, clock: VirtualClock) -> None:
         stamps: list[int] = []
         async with place.opened() as store:
             key = await insert_held(store, "a")
@@ -52,7 +51,7 @@ class Times(Tests):
         assert [row.at_ms for row in rows[1:]] == stamps[:-1]
 
     async def test_the_stamp_never_falls_after_a_group_with_a_refused_member(
-        self, place: Place, clock: ManualClock
+        self, place: Place, clock: VirtualClock
     ) -> None:
         async with place.opened() as store:
             clock.advance(DAY_MS)

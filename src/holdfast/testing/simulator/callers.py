@@ -1,4 +1,4 @@
-"""Simulated users: they start runs, some of them twice or with the wrong input, send, and wait for results."""
+"""Simulated users: they start runs, some of them twice or with the wrong input, and wait for results."""
 
 import asyncio
 from typing import Literal
@@ -11,12 +11,12 @@ from holdfast.errors import (
     RunBlockedError,
     RunConflictError,
     RunExistsError,
+    RunNotFoundError,
     StoreUnavailableError,
     TaskError,
     WorkflowNotFoundError,
 )
-from holdfast.stores.records import Message
-from holdfast.testing.simulator.database import Database
+from holdfast.testing.simulator.answers import Answers
 from holdfast.testing.simulator.programs import Program
 from holdfast.testing.simulator.world import World
 
@@ -31,8 +31,7 @@ class Order(msgspec.Struct, frozen=True):
         at_s: When, in virtual time.
         id: Of the run; others may want the same.
         waits_s: For its result.
-        resumes: Whether it wants the run driven in its own process, and waits for ever.
-        sends: Whether it sends the run a message that nobody reads.
+        resumes: Whether it wants the run driven in its own process.
     """
 
     at_s: float
@@ -42,18 +41,17 @@ class Order(msgspec.Struct, frozen=True):
     on_conflict: Literal["fail", "use_existing"]
     waits_s: float
     resumes: bool
-    sends: bool
 
 
 class Orderer:
     """A caller with one order, which it repeats in each life of its process until it is acknowledged."""
 
-    def __init__(self, world: World, database: Database, order: Order) -> None:
-        """Args: what it may look at to check what it is told, and what it wants."""
+    def __init__(self, world: World, answers: Answers, order: Order) -> None:
+        """Args: the world, who judges what it is told, and what it wants."""
         self._world = world
-        self._database = database
+        self._answers = answers
         self._order = order
-        self._tried = False
+        self._since_s: float | None = None
         self.is_done = False
 
     async def go(self, engine: AsyncEngine) -> None:
@@ -74,8 +72,9 @@ class Orderer:
                 await asyncio.sleep(AGAIN_S)
 
     async def _start(self, engine: AsyncEngine) -> AsyncHandle | None:
-        order, world = self._order, self._world
-        again, self._tried = self._tried, True
+        order, world, answers = self._order, self._world, self._answers
+        again = self._since_s is not None
+        since_s = self._since_s = world.now_s if self._since_s is None else self._since_s
         try:
             handle = await engine.start(
                 order.program.name if not engine.is_driving else order.program.workflow,
@@ -85,52 +84,32 @@ class Orderer:
             )
         except RunExistsError:
             world.hits["start of an id that exists"] += 1
-            self._check(order.on_conflict == "fail", "told that the run exists")
+            answers.exists(order.id, since_s)
             return None
         except RunConflictError:
             world.hits["start with another input"] += 1
-            self._check(not self._is_mine(), "told of a conflict")
+            answers.is_run(order.id, order.program.name, order.input, since_s, is_other=True)
             return None
         world.note(f"start of {order.id} with {order.input} is acknowledged")
-        self._check(self._is_mine(), "acknowledged")
-        if order.sends:
-            await self._send(order.id)
+        answers.is_run(order.id, order.program.name, order.input, since_s)
         return handle
 
-    async def _send(self, run_id: str) -> None:
-        """As a later client will: straight to the store, whoever holds the run."""
-        row = self._database.find_row(run_id)
-        if row is not None:
-            self._world.hits["message"] += 1
-            await self._database.commit([Message(run_key=row.key, kind="signal", id="m", payload=b"1")])
-
     async def _wait(self, engine: AsyncEngine, handle: AsyncHandle) -> None:
-        order = self._order
-        row = self._database.find_row(order.id)
+        order, answers, since_s = self._order, self._answers, self._world.now_s
         try:
             if order.resumes:
                 self._world.hits["resume"] += 1
-                output = await engine.resume(order.id)
+                async with asyncio.timeout(2 * order.waits_s):
+                    output = await engine.resume(order.id)
             else:
                 output = await handle.result(timeout=order.waits_s)
-        except TaskError:
-            self._check(row is not None and row.status == "failed", "told of a failure")
+        except TaskError as error:
+            answers.is_in(order.id, [error.status], since_s)
         except RunBlockedError:
-            self._check(row is not None and row.status == "blocked", "told that it is blocked")
-        except ResultTimeoutError:
+            answers.is_in(order.id, ["blocked"], since_s)
+        except RunNotFoundError:
+            answers.absent(order.id, since_s)
+        except (ResultTimeoutError, TimeoutError):
             self._world.hits["result not in time"] += 1
         else:
-            self._check(output == order.program.expected(order.input), f"given {output!r}")
-
-    def _is_mine(self) -> bool:
-        """Whether the run of that id has this workflow and this input."""
-        order = self._order
-        row = self._database.find_row(order.id)
-        if row is None or row.new.workflow != order.program.name:
-            return False
-        return f"{order.input}".encode() in row.new.entries[0]
-
-    def _check(self, holds: bool, text: str) -> None:  # noqa: FBT001 - like assert
-        """Invariant 35, and that what callers are told is so."""
-        if not holds:
-            self._world.problem(f"a caller was {text}, wrongly: {self._order.id}, {self._order.input}")
+            answers.has_output(order.id, output)

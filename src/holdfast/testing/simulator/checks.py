@@ -1,23 +1,28 @@
 """The invariants, watched while a simulation runs. Numbers are those of the project's list of invariants.
 
-Watched here, in `journals` and in `callers`: 2 to 6, 8 to 18, 25, 29, 32, 33 and 35. Not yet, for the engine
-has none of it: signals (19 to 23), timers beside retries (24, 26 to 28), cancel and pause (30, 31), children
-(36). Of 34 only that a stop fails no run.
+Watched here, in `journals`, `clocks`, `mail`, `answers` and `endings`: 2 to 6, 8 to 27, 29 to 33 and 35. Not
+yet, for the engine has none of it: children (36). Of 34 only that a stop fails no run.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
+from holdfast.codecs import json as codec
 from holdfast.core.effects import StartAttempt
-from holdfast.core.entries import Entry, StepCompleted
+from holdfast.core.entries import Entry, Paused, RunCompleted, RunStarted, StepCompleted
 from holdfast.runtime.context import TaskContext
 from holdfast.stores.memory_rows import Row
-from holdfast.stores.records import QUARANTINE_AT, SUSPECT_AT, Append, LeaseTimes, Member
+from holdfast.stores.records import QUARANTINE_AT, SUSPECT_AT, Append, LeaseTimes, Member, Message
 from holdfast.testing.simulator.database import Database
-from holdfast.testing.simulator.journals import Attempt, Shadow, failures_in
-from holdfast.testing.simulator.programs import Deed, Step, failure_types
+from holdfast.testing.simulator.deeds import Deed
+from holdfast.testing.simulator.drawing import failure_types
+from holdfast.testing.simulator.journals import DECODE, Shadow, failures_in
+from holdfast.testing.simulator.programs import Program, Step
 from holdfast.testing.simulator.world import World
+
+GONE_S = 5 + 1
+"""Until a worker hears that its run was replaced, by looking: a poll and 1 s."""
 
 
 class Worker(Protocol):
@@ -32,42 +37,77 @@ class Checks:
     """See the module.
 
     Attributes:
-        calls: How often the body of each attempt was called.
+        programs: By name.
         reaped: Transactions that have charged someone.
+        names: Names that workers have taken.
+        shadows: Of the runs that are there, by key.
+        archive: Of all runs that ever were, by id.
     """
 
     def __init__(self, world: World, database: Database, lease: LeaseTimes) -> None:
         """Begin to watch."""
-        self.calls: Counter[Attempt] = Counter()
+        self.programs: dict[str, Program] = {}
         self.reaped = 0
+        self.names: dict[str, float] = {}
+        self.shadows: dict[int, Shadow] = {}
+        self.archive: defaultdict[str, list[Shadow]] = defaultdict(list)
         self._world = world
         self._database = database
         self._self_stop_s = lease.self_stop_ms / 1_000
-        self._good_until_s: dict[str, float] = {}
-        self._shadows: dict[int, Shadow] = {}
-        self._deeds: dict[Attempt, tuple[Step, Deed]] = {}
-        self._returned: set[Attempt] = set()
+        self._holders: dict[tuple[int, int], str] = {}
         database.look = self.look
         database.accepted = self.accepted
+        database.stored = self.stored
 
     # The database.
 
     def look(self, reaping: bool) -> None:  # noqa: FBT001 - what a database tells
         """Compare all rows with what they were."""
-        now_ms = self._database.now_ms()
-        for row in self._database.rows:
-            shadow = self._shadows.get(row.key)
-            if shadow is None:
-                shadow = self._shadows[row.key] = Shadow(row)
+        now_s, now_ms = self._world.now_s, self._database.now_ms()
+        rows = self._database.rows
+        for row in rows:
+            shadow = self.shadows.get(row.key)
+            if shadow is None or shadow.incarnation != row.incarnation:
+                shadow = self._begin(row, shadow)
             recoveries = row.recoveries
-            entries, wrong = shadow.see(row, now_ms=now_ms, reaping=reaping)
+            entries, wrong = shadow.see(row, now_s=now_s, now_ms=now_ms, reaping=reaping)
             self.reaped += reaping and recoveries > 0
-            if row.worker is not None and not self._database.has_lease(row.worker):
-                wrong.append(f"held by {row.worker}, who is dead")
+            wrong += self._held(row)
             for text in wrong:
                 self._world.problem(f"run {row.new.id}: {text}")
             if entries:
-                self._explain(row.new.id, entries)
+                self._explain(shadow, entries)
+        if len(rows) < len(self.shadows):
+            for key in self.shadows.keys() - {row.key for row in rows}:
+                self._remove(key)
+
+    def _begin(self, row: Row, old: Shadow | None) -> Shadow:
+        """A run that was inserted, or put in the place of another one."""
+        now_s = self._world.now_s
+        shadow = Shadow(row, now_s, epoch=0 if old is None else old.epoch)
+        if old is not None:
+            old.ended_s = now_s
+            self._world.hits["replaced"] += 1
+            if (row.incarnation, row.epoch) != (old.incarnation + 1, old.epoch + 1):
+                self._world.problem(f"run {row.new.id}: replaced under epoch {row.epoch} after {old.epoch}")
+        self.shadows[row.key] = shadow
+        self.archive[row.new.id].append(shadow)
+        return shadow
+
+    def _remove(self, key: int) -> None:
+        shadow = self.shadows.pop(key)
+        shadow.ended_s = self._world.now_s
+        self._world.hits["removed"] += 1
+        if not shadow.run.is_over:
+            self._world.problem(f"run {shadow.run.id} is removed while it is {shadow.run.status}")
+
+    def _held(self, row: Row) -> list[str]:
+        """Epochs are never used twice, also not by another incarnation, and the dead hold nothing."""
+        if row.worker is None:
+            return []
+        wrong = [] if self._database.has_lease(row.worker) else [f"held by {row.worker}, who is dead"]
+        holder = self._holders.setdefault((row.key, row.epoch), row.worker)
+        return wrong if holder == row.worker else [*wrong, f"epoch {row.epoch} was that of {holder}"]
 
     def accepted(self, row: Row, append: Append) -> None:
         """Invariant 8: an append applies under the row's epoch, at the row's position."""
@@ -75,85 +115,131 @@ class Checks:
             self._world.problem(
                 f"run {row.new.id}: accepted under epoch {append.epoch} of {row.epoch}: {append!r}"
             )
+        self._world.hits["append" if append.is_held else "append to an unheld run"] += 1
 
-    def _explain(self, run_id: str, entries: Sequence[Entry]) -> None:
+    def stored(self, row: Row, message: Message) -> None:
+        """What was sent to one incarnation is not for the next one."""
+        if message.incarnation not in {None, row.incarnation}:
+            self._world.problem(f"run {row.new.id}: {message} is stored in incarnation {row.incarnation}")
+
+    def _explain(self, shadow: Shadow, entries: Sequence[Entry]) -> None:
         """Invariants 17 and 18: what is recorded of an attempt is what its body did."""
+        program = self.programs[shadow.run.workflow]
         for entry in entries:
+            self._world.hits[f"entry {type(entry).__name__}"] += 1
             if isinstance(entry, StepCompleted):
-                attempt = (run_id, entry.branch, entry.step, entry.visit, entry.attempt)
-                if attempt not in self._returned:
-                    self._world.problem(f"{attempt} is completed and has never returned")
-        for at, failure in failures_in(entries):
-            attempt = (run_id, at.branch, at.step, at.visit, at.attempt)
-            known = self._deeds.get(attempt)
+                at = StartAttempt(entry.branch, entry.step, entry.visit, entry.attempt)
+                if at not in shadow.returned:
+                    self._world.problem(f"run {shadow.run.id}: {at} is completed and has never returned")
+            elif isinstance(entry, RunCompleted):
+                self._compare(program, shadow)
+            elif isinstance(entry, RunStarted) and entry.timeout_ms is not None:
+                self._world.hits["run with a time-out"] += 1
+        self._check_halts(program, shadow, entries)
+        for at, failure in failures_in(entries, program.steps):
+            known = shadow.deeds.get(at)
             if known is None or failure.type not in failure_types(*known):
-                self._world.problem(f"{attempt} is recorded as failed by {failure.summary()}")
+                self._world.problem(f"run {shadow.run.id}: {at} is recorded as failed by {failure.summary()}")
+        self._world.hits["clock re-based"] += shadow.clocks.rebased
+        shadow.clocks.rebased = 0
+
+    def _check_halts(self, program: Program, shadow: Shadow, entries: Sequence[Entry]) -> None:
+        """Who has come by a pause step is paused (a loop comes back without one)."""
+        paused = [entry.branch for entry in entries if isinstance(entry, Paused)]
+        for entry in entries if program.held_back and not shadow.run.is_over else ():
+            for arrival in getattr(entry, "arrivals", ()):
+                is_first = arrival.visit == 1 and arrival.step in program.held_back
+                if is_first and arrival.branch not in paused:
+                    self._world.problem(f"run {shadow.run.id}: {arrival} is not paused")
+
+    def _compare(self, program: Program, shadow: Shadow) -> None:
+        value, output = shadow.run.input, shadow.run.output
+        given = None if output is None else DECODE(codec.flatten(output))
+        shadow.outputs.append(given)
+        try:
+            expected = program.expected(DECODE(value), shadow.received)
+        except LookupError as error:
+            expected = f"no end, for nothing came of {error}"
+        if given != expected:
+            self._world.problem(f"run {shadow.run.id} has come to {given!r} instead of {expected!r}")
 
     # Workers.
 
     def registering(self, process: Worker, worker: str) -> None:
         """Invariant 12: nobody takes a name twice."""
-        if worker in self._good_until_s:
+        if worker in self.names:
             self._world.problem(f"{process.name} takes the used name {worker}")
         process.identities.append(worker)
-        self._good_until_s[worker] = self._world.now_s + self._self_stop_s
+        self.names[worker] = self._world.now_s + self._self_stop_s
 
     def renewed(self, worker: str, sent_s: float) -> None:
         """A renewal was answered well."""
-        self._good_until_s[worker] = max(self._good_until_s[worker], sent_s + self._self_stop_s)
+        self.names[worker] = max(self.names[worker], sent_s + self._self_stop_s)
 
     def committing(self, process: Worker, group: Sequence[Member]) -> None:
         """Invariant 10, where a group is sent."""
         for member in group:
-            if isinstance(member, Append):
-                shadow = self._shadows.get(member.key)
-                holder = None if shadow is None else shadow.holders.get(member.epoch)
+            if isinstance(member, Append) and member.is_held:
+                holder = self._holders.get((member.key, member.epoch))
                 if holder is not None:
                     self._may_act(process, holder, f"commits to the run with key {member.key}")
 
     def told(self, member: Append) -> None:
         """The sender of an append has heard that it was applied."""
-        shadow = self._shadows.get(member.key)
-        if shadow is not None and shadow.run.position == member.position + len(member.entries):
+        shadow = self.shadows.get(member.key)
+        if shadow is None or shadow.epoch != member.epoch:
+            return
+        if shadow.run.position == member.position + len(member.entries):
             shadow.is_told = True
 
     def _may_act(self, process: Worker, holder: str, what: str) -> None:
         if holder not in process.identities:
             self._world.problem(f"{process.name} {what}, which {holder} holds")
-        elif self._world.now_s >= self._good_until_s[holder]:
+        elif self._world.now_s >= self.names[holder]:
             self._world.problem(f"{process.name} {what} after its self-stop as {holder}")
 
     # Bodies.
 
     def begins(self, process: Worker, context: TaskContext, step: Step, deed: Deed) -> None:
-        """Invariants 9, 10, 11, 13, 15 and 16, where a body is called."""
-        run_id = context.run_id
-        attempt = (run_id, context.branch, context.step, context.visit, context.attempt)
-        self.calls[attempt] += 1
-        self._deeds[attempt] = (step, deed)
-        row = self._database.find_row(run_id)
-        if row is None:
-            self._world.problem(f"{attempt} of an unknown run")
-            return
+        """Invariants 9, 10, 11, 13, 15, 16 and 31, where a body is called."""
         effect = StartAttempt(context.branch, context.step, context.visit, context.attempt)
-        shadow = self._shadows[row.key]
-        # Who ends a run may not know yet that this was written; who gives it back starts nothing meanwhile.
+        known = [each for each in self.archive[context.run_id] if each.incarnation == context.incarnation]
+        if not known:
+            self._world.problem(f"{effect} of the unknown run {context.run_id}")
+            return
+        shadow = known[-1]
+        shadow.deeds[effect] = (step, deed)
+        shadow.calls[effect, shadow.reopened] += 1
+        row = self._database.find_row(context.run_id)
+        is_there = row is not None and shadow.ended_s is None
+        # Who ends a run may not know yet that this was written; who gives it back starts nothing meanwhile. Nor
+        # does a run that is replaced know it before its next commit.
         is_just_over = shadow.run.is_over and not shadow.is_told
-        holder = shadow.holders.get(row.epoch) if is_just_over else row.worker
+        holder = row.worker if row is not None and is_there and not is_just_over else None
+        holder = holder if is_there and not is_just_over else shadow.holders.get(shadow.epoch)
         if holder is None:
-            self._world.problem(f"{process.name} starts {attempt}, which nobody holds")
+            self._world.problem(f"{process.name} starts {effect} of {context.run_id}, which nobody holds")
         else:
-            self._may_act(process, holder, f"starts {attempt}")
+            self._may_act(process, holder, f"starts {effect} of {context.run_id}")
+        if shadow.ended_s is not None and self._world.faults.is_prompt:
+            since_s = self._world.now_s - shadow.ended_s
+            if since_s > GONE_S:
+                self._world.problem(f"{process.name} starts {effect}, whose run is gone since {since_s:.1f} s")
         why = shadow.why_not(effect, self._database.now_ms())
         if why is not None:
-            self._world.problem(f"{process.name} starts {attempt}: {why}")
-        if (effect, row.epoch) in shadow.started:
-            self._world.problem(f"{process.name} starts {attempt} twice under epoch {row.epoch}")
-        shadow.started.add((effect, row.epoch))
-        if deed.kind == "kills" and (row.recoveries >= SUSPECT_AT or not self._is_beside_suspect(row)):
+            self._world.problem(f"{process.name} starts {effect} of {context.run_id}: {why}")
+        if (effect, shadow.epoch) in shadow.started:
+            self._world.problem(f"{process.name} starts {effect} twice under epoch {shadow.epoch}")
+        shadow.started.add((effect, shadow.epoch))
+        if deed.kind == "kills" and row is not None and is_there:
+            self._kills(process, row, shadow)
+
+    def _kills(self, process: Worker, row: Row, shadow: Shadow) -> None:
+        """Invariant 33."""
+        if row.recoveries >= SUSPECT_AT or not self._is_beside_suspect(row):
             shadow.kills.add(process.name)
             if len(shadow.kills) > QUARANTINE_AT:
-                self._world.problem(f"run {run_id} has taken down {len(shadow.kills)} workers")
+                self._world.problem(f"run {row.new.id} has taken down {len(shadow.kills)} workers")
 
     def _is_beside_suspect(self, row: Row) -> bool:
         """Whether its worker holds a suspect besides it: that one is charged, and nobody else."""
@@ -164,42 +250,7 @@ class Checks:
 
     def returns(self, context: TaskContext) -> None:
         """The body of an attempt returns."""
-        attempt = (context.run_id, context.branch, context.step, context.visit, context.attempt)
-        self._returned.add(attempt)
-
-    # The end.
-
-    def unfinished(self) -> list[str]:
-        """Runs that are neither over nor blocked with a reason, with what their rows say (invariant 32)."""
-        return [
-            f"{row.new.id} is {row.status}, held by {row.worker}, due at {row.due_at_ms}, epoch {row.epoch}"
-            for row in self._database.rows
-            if row.status not in {"completed", "failed", "cancelled", "blocked"}
-        ]
-
-    def overdue(self, seconds: float, workers: Sequence[Worker]) -> list[str]:
-        """Runs that are due for so long though one of the workers has a free slot (invariant 25).
-
-        Suspects are left out: each worker drives one of them at a time.
-        """
-        rows = self._database.rows
-        latest_ms = self._database.now_ms() - seconds * 1_000
-        busy = [sum(row.worker in worker.identities for row in rows) for worker in workers]
-        if all(held >= worker.concurrency for held, worker in zip(busy, workers, strict=True)):
-            return []
-        return [
-            f"{row.new.id} is due since {row.due_at_ms} and nobody has taken it"
-            for row in rows
-            if row.due_at_ms is not None
-            and (row.worker is None and row.due_at_ms < latest_ms and row.recoveries < SUSPECT_AT)
-        ]
-
-    def calm(self, workers: int) -> None:
-        """Invariant 11: with no fault nothing is done twice, no lease is lost, and nobody charged."""
-        for attempt, calls in self.calls.items():
-            if calls != 1:
-                self._world.problem(f"calm, and {attempt} was called {calls} times")
-        if self.reaped:
-            self._world.problem("calm, and a worker was taken for dead")
-        if len(self._good_until_s) != workers:
-            self._world.problem(f"calm, and {workers} workers had {len(self._good_until_s)} names")
+        for shadow in self.archive[context.run_id]:
+            if shadow.incarnation == context.incarnation:
+                at = StartAttempt(context.branch, context.step, context.visit, context.attempt)
+                shadow.returned.add(at)

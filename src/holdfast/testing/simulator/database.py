@@ -5,19 +5,31 @@ from collections.abc import Callable, Sequence
 from holdfast.ports import Clock
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.memory_rows import Row
-from holdfast.stores.records import Append, Applied, Claimed, LeaseTimes, Member, Outcome, RunRecord
+from holdfast.stores.records import (
+    Append,
+    Applied,
+    Claimed,
+    LeaseTimes,
+    Member,
+    Message,
+    NewRun,
+    Outcome,
+    RunRecord,
+)
 
 Look = Callable[[bool], None]
 """Called after each transaction; True after one that reaps."""
 Accepted = Callable[[Row, Append], None]
 """Called for each append that was applied, with the row as it is then."""
+Stored = Callable[[Row, Message], None]
+"""Called for each message that was acknowledged, with the row as it is then."""
 
 
 class Database(MemoryStore):
     """See the module.
 
     Attributes:
-        look, accepted: What watches it.
+        look, accepted, stored: What watches it.
     """
 
     def __init__(self, clock: Clock, lease: LeaseTimes) -> None:
@@ -25,6 +37,7 @@ class Database(MemoryStore):
         super().__init__(clock, lease=lease)
         self.look: Look = lambda _reaping: None
         self.accepted: Accepted = lambda _row, _append: None
+        self.stored: Stored = lambda _row, _message: None
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -44,12 +57,16 @@ class Database(MemoryStore):
         return self._renew(worker)
 
     async def commit(self, group: Sequence[Member]) -> list[Outcome]:
-        """See `Store`."""
-        outcomes = await super().commit(group)
-        for member, outcome in zip(group, outcomes, strict=True):
+        """See `Store`. Watched after each member: what a group writes, it writes in its order."""
+        outcomes: list[Outcome] = []
+        for member in group:
+            (outcome,) = await super().commit([member])
             if isinstance(member, Append) and isinstance(outcome, Applied):
                 self.accepted(self._rows[member.key], member)
-        self.look(False)  # noqa: FBT003 - the only argument
+            elif isinstance(member, Message) and isinstance(outcome, Applied):
+                self.stored(self._rows[member.run_key], member)
+            self.look(False)  # noqa: FBT003 - the only argument
+            outcomes.append(outcome)
         return outcomes
 
     async def claim(
@@ -89,3 +106,21 @@ class Database(MemoryStore):
         freed = await super().reap()
         self.look(True)  # noqa: FBT003 - as above
         return freed
+
+    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+        """See `Store`."""
+        outcome = await super().replace(new, key=key, epoch=epoch)
+        self.look(False)  # noqa: FBT003 - as above
+        return outcome
+
+    async def delete(self, key: int) -> bool:
+        """See `Store`."""
+        is_removed = await super().delete(key)
+        self.look(False)  # noqa: FBT003 - as above
+        return is_removed
+
+    async def sweep(self, workflow: str, status: str, *, before_ms: int, limit: int) -> int:
+        """See `Store`."""
+        removed = await super().sweep(workflow, status, before_ms=before_ms, limit=limit)
+        self.look(False)  # noqa: FBT003 - as above
+        return removed

@@ -18,6 +18,7 @@ from holdfast.testing.simulator.world import CALL_FAULTS, HINT_FAULTS, RENEWAL_F
 T = TypeVar("T")
 TIMEOUT_MS = (1.0, 2_000.0)
 """Until a call that gets no answer has failed."""
+CLIENT_POLL_MS = (5_000, 60_000)
 
 
 class Dweller(Protocol):
@@ -78,6 +79,11 @@ class Line(FaultyStore):
         """See `Store`. Clients never do."""
         return self._process.is_worker
 
+    @property
+    def poll_ms(self) -> tuple[int, int] | None:
+        """See `Store`. Clients have nothing to look for."""
+        return self._inner.poll_ms if self._process.is_worker else CLIENT_POLL_MS
+
     def on_hint(self, hint: Callable[[], None]) -> None:
         """See `Store`."""
         self._hints.listeners.append((self._process, hint))
@@ -86,10 +92,10 @@ class Line(FaultyStore):
         """See `Store`."""
         return _Renewals(self._world, self._database, self._checks, self._process)
 
-    async def register(self, worker: str) -> None:
+    async def register(self, worker: str, workflows: Sequence[str] = ()) -> None:
         """See `Store`."""
         self._checks.registering(self._process, worker)
-        await super().register(worker)
+        await super().register(worker, workflows)
 
     async def commit(self, group: Sequence[Member]) -> list[Outcome]:
         """See `Store`."""
@@ -98,6 +104,7 @@ class Line(FaultyStore):
         members = list(group)
         outcomes = await self._reach("commit", lambda: self._inner.commit(members))
         for member, outcome in zip(members, outcomes, strict=True):
+            self._world.hits[f"outcome {type(outcome).__name__}"] += 1
             if isinstance(member, Append) and isinstance(outcome, Applied):
                 self._checks.told(member)
         if any(

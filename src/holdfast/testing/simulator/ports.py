@@ -43,6 +43,10 @@ class SimulatedClock:
         """See `Clock`."""
         return int(EPOCH_MS + self._world.now_s * 1_000 + self.skew_ms)
 
+    def call_later(self, delay_ms: float, fn: Callable[[], object]) -> asyncio.TimerHandle:
+        """See `Clock`. The loop's own time is virtual already."""
+        return asyncio.get_running_loop().call_later(delay_ms / 1_000, fn)
+
 
 class SimulatedIds:
     """`Ids` that count: the same in each replay, and never given twice in a simulation."""
@@ -55,6 +59,11 @@ class SimulatedIds:
         """See `Ids`."""
         self._given += 1
         return f"run_{self._given:026}"
+
+    def message_id(self) -> str:
+        """See `Ids`."""
+        self._given += 1
+        return f"m{self._given}"
 
     def worker_id(self) -> str:
         """See `Ids`."""

@@ -13,10 +13,11 @@ from holdfast.ports import Ids
 from holdfast.runtime.context import TaskContext, get_task_context
 from holdfast.testing.simulator.checks import Checks
 from holdfast.testing.simulator.database import Database
+from holdfast.testing.simulator.deeds import Deed
 from holdfast.testing.simulator.loop import LANE, Lane
 from holdfast.testing.simulator.network import Hints, Line
 from holdfast.testing.simulator.ports import BodyError, SimulatedClock, SimulatedHeart, SimulatedThreads
-from holdfast.testing.simulator.programs import Deed, Program, Step
+from holdfast.testing.simulator.programs import Program, Step
 from holdfast.testing.simulator.world import World
 
 SKEW_MS = 120_000

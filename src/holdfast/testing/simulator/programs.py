@@ -1,59 +1,32 @@
-"""Random programs: workflows whose bodies do what a seed says, and what they must come to.
+"""Programs: workflows of tasks, sleeps, waits, pauses, loops and forks, and what they must come to.
 
-A body's deeds depend on seed, run, step and attempt alone, so that a repeated attempt does the same again; only
-what takes a process down does so a few times and then lets it live (but poison never does).
+What a run of a program must come to is said here once more, over the parts that were drawn and the signals that
+the run has received: it knows nothing of journals.
 """
 
 import asyncio
+import itertools
 import json
-import random  # noqa: TID251 - the seeded generator of a simulation
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
-from holdfast.definition.flow import Flow
+from holdfast.definition import step as graph
 from holdfast.definition.policies import Retry
 from holdfast.definition.task import Task, task
 from holdfast.definition.workflow import Workflow
-from holdfast.testing.simulator.ports import BodyError
+from holdfast.testing.simulator.deeds import SLOW_S, Deed
 
-SLOW_S = 8.0
-"""What a body takes at most, unless it exceeds its time-out or hangs."""
-
-
-DEEDS = {
-    "returns": 55,
-    "slow": 20,
-    "raises": 12,
-    "unencodable": 1,
-    "kills": 3,
-    "blocks": 3,
-    "overruns": 3,
-    "hangs": 2,
-    "defies": 1,
-}
-"""How often bodies do what."""
-BLOCKS_S = (1.0, 12.0, 19.0, 50.0)
-"""How long a body blocks its event loop: less and more than a heartbeat, the self-stop and the lease."""
-
-
-class Deed(msgspec.Struct, frozen=True):
-    """What a body does.
-
-    Attributes:
-        kind: `returns`, `raises`, `overruns` (its time-out), `hangs` (until cancelled), `defies` (being
-            cancelled, and returns), `unencodable`, `kills` or `blocks`.
-        seconds: How long it takes, or blocks.
-    """
-
-    kind: str
-    seconds: float = 0.0
+TIMED_OUT = "timed out"
+"""Instead of a payload: no signal came in time."""
+Received = Mapping[tuple[str, int], object]
+"""By step and visit what a wait ended with: a payload, or `TIMED_OUT`."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A step of a program."""
+    """A task step of a program."""
 
     name: str
     is_async: bool
@@ -68,11 +41,46 @@ class Step(msgspec.Struct, frozen=True):
         return (self.retries + 1) * longest + self.delay_s * (2.0**self.retries - 1)
 
 
+class Nap(msgspec.Struct, frozen=True):
+    """A sleep: for so long, or until a moment."""
+
+    name: str
+    for_ms: int | None
+    until_ms: int | None
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """A wait for a signal; `instead` is the step that is called when the time is up."""
+
+    name: str
+    signal: str
+    timeout_ms: int | None = None
+    instead: Step | None = None
+
+
+class Halt(msgspec.Struct, frozen=True):
+    """A pause step."""
+
+    name: str
+
+
+class Loop(msgspec.Struct, frozen=True):
+    """A wait, a step with the payload, the wait again, until no signal comes in time: then `wait.instead`."""
+
+    wait: Wait
+    body: Step
+
+
 class Fork(msgspec.Struct, frozen=True):
     """Parallel branches, and the step after their join."""
 
-    branches: tuple[tuple[Step, ...], ...]
+    name: str
+    branches: tuple[tuple["Leaf", ...], ...]
     after: Step
+
+
+Leaf = Step | Nap | Wait | Halt | Loop
+Part = Leaf | Fork
 
 
 class Body(Protocol):
@@ -100,47 +108,60 @@ class Program:
 
     Attributes:
         name: Of the workflow.
-        parts: Its steps and forks, in order.
+        parts: What it does, in order.
+        timeout_s: Bound of a run, or None.
         workflow: To give to engines.
-        steps: All steps, by name.
+        steps: All task steps, by name.
+        waits, halts: All waits and pauses.
+        branches: Names that branches may have.
+        held_back: Steps that nobody comes to but by a pause.
     """
 
-    def __init__(self, name: str, parts: tuple[Step | Fork, ...], body: Body) -> None:
-        """Build the workflow."""
+    def __init__(
+        self,
+        name: str,
+        parts: tuple[Part, ...],
+        body: Body,
+        *,
+        timeout_s: float | None = None,
+        kept_s: float | None = None,
+    ) -> None:
+        """Build the workflow; runs that are over are kept for `kept_s`, or for ever."""
         self.name = name
         self.parts = parts
-        self.steps = {step.name: step for part in parts for step in _steps_of(part)}
-        tasks = {step.name: _task(step, body) for step in self.steps.values()}
-        flow = Flow(name)
-        for part in parts:
-            if isinstance(part, Step):
-                flow = flow.then(tasks[part.name])
-                continue
-            fork = flow.fork()
-            for branch in part.branches:
-                fork = fork.branch(*[tasks[step.name] for step in branch])
-            flow = fork.join(tasks[part.after.name])
-        self.workflow: Workflow = flow.build(durable=True)
+        self.timeout_s = timeout_s
+        leaves = [leaf for part in parts for leaf in _leaves(part)]
+        self.steps = {step.name: step for leaf in leaves for step in _tasks_of(leaf)}
+        self.waits = [
+            leaf.wait if isinstance(leaf, Loop) else leaf for leaf in leaves if isinstance(leaf, Wait | Loop)
+        ]
+        self.halts = [leaf for leaf in leaves if isinstance(leaf, Halt)]
+        forks = [part for part in parts if isinstance(part, Fork)]
+        chains = [parts, *(branch for fork in forks for branch in fork.branches)]
+        self.branches = ["main", *(_first(branch) for fork in forks for branch in fork.branches)]
+        self.held_back = {name for chain in chains for name in _held_back(chain)}
+        self._naps = [leaf for leaf in leaves if isinstance(leaf, Nap)]
+        self.workflow = Workflow(
+            name,
+            _chain(parts, ()),
+            tasks=[_task(step, body) for step in self.steps.values()],
+            timeout=timeout_s,
+            retention=None if kept_s is None else {"completed": kept_s, "failed": kept_s, "cancelled": kept_s},
+        )
 
-    @property
-    def worst_s(self) -> float:
-        """How long a run takes at most when nothing goes wrong: branches after one another."""
-        return sum(step.worst_s for step in self.steps.values())
+    def worst_s(self, signals: int) -> float:
+        """How long a run takes at most without faults: branches after one another, each signal a loop."""
+        steps_s = sum(step.worst_s for step in self.steps.values()) * (1 + signals)
+        waits_s = sum((wait.timeout_ms or 0) / 1_000 for wait in self.waits) * (1 + signals)
+        return steps_s + waits_s + sum((nap.for_ms or 0) / 1_000 for nap in self._naps)
 
-    def expected(self, value: object) -> object:
-        """The output for an input."""
-        for part in self.parts:
-            if isinstance(part, Step):
-                value = output_of(part.name, value)
-            else:
-                joined: dict[str, object] = {}
-                for branch in part.branches:
-                    out = value
-                    for step in branch:
-                        out = output_of(step.name, out)
-                    joined[branch[0].name] = out
-                value = output_of(part.after.name, joined)
-        return value
+    def expected(self, value: object, received: Received) -> object:
+        """The output for an input, if waits ended so.
+
+        Raises:
+            LookupError: A run cannot be over after that.
+        """
+        return _after(self.parts, value, received)
 
 
 def output_of(step: str, value: object) -> int:
@@ -148,64 +169,119 @@ def output_of(step: str, value: object) -> int:
     return zlib.crc32(f"{step}({json.dumps(value, sort_keys=True)})".encode())
 
 
-def draw_program(name: str, chance: random.Random, body: Body) -> Program:
-    """A program of one to eight steps."""
-    parts: list[Step | Fork] = []
-    count = 0
-
-    def step() -> Step:
-        nonlocal count
-        count += 1
-        return Step(
-            f"{name}_{count}",
-            is_async=chance.random() < 0.7,  # noqa: PLR2004 - most bodies are
-            timeout_s=chance.choice([None, None, 0.5, 2.0, 20.0]),
-            retries=chance.choice([0, 1, 2, 3]),
-            delay_s=chance.choice([0.05, 0.5, 2.0, 6.0]),
-        )
-
-    for _ in range(chance.randint(1, 3)):
-        if chance.random() < 0.35 and count < 4:  # noqa: PLR2004 - small programs
-            branches = [tuple(step() for _ in range(chance.randint(1, 2))) for _ in range(chance.randint(2, 3))]
-            parts.append(Fork(tuple(branches), step()))
-        else:
-            parts.append(step())
-    return Program(name, tuple(parts), body)
+def _after(parts: tuple[Part, ...], value: object, received: Received) -> object:
+    for part in parts:
+        match part:
+            case Step():
+                value = output_of(part.name, value)
+            case Wait():
+                value = _waited(part, 1, value, received)
+            case Loop():
+                visit = 1
+                while received[part.wait.name, visit] != TIMED_OUT:
+                    value = output_of(part.body.name, received[part.wait.name, visit])
+                    visit += 1
+                value = _waited(part.wait, visit, value, received)
+            case Fork():
+                joined = {_first(branch): _after(branch, value, received) for branch in part.branches}
+                value = output_of(part.after.name, joined)
+            case _:
+                pass
+    return value
 
 
-def draw_deed(step: Step, chance: random.Random) -> Deed:
-    """What an attempt of a step does; `kills` and `blocks` only where the simulation lets it."""
-    kinds, weights = zip(*DEEDS.items(), strict=True)
-    (kind,) = chance.choices(kinds, weights)
-    if step.timeout_s is None and kind in {"overruns", "hangs", "defies"}:
-        kind = "returns"
-    if not step.is_async and kind in {"hangs", "defies"}:
-        kind = "overruns"
-    match kind:
-        case "slow":
-            return Deed("returns", chance.random() * min(SLOW_S, (step.timeout_s or SLOW_S) * 0.9))
-        case "blocks":
-            return Deed(kind, chance.choice(BLOCKS_S))
-        case "overruns":
-            return Deed(kind, (step.timeout_s or 0.0) + 0.1 + chance.random() * 5)
+def _waited(wait: Wait, visit: int, value: object, received: Received) -> object:
+    given = received[wait.name, visit]
+    if given != TIMED_OUT:
+        return given
+    if wait.instead is None:
+        raise LookupError(wait.name)
+    return output_of(wait.instead.name, value)
+
+
+def _first(parts: tuple[Leaf, ...]) -> str:
+    """Name of the step that a branch starts at, and of the branch."""
+    return _begins_at(parts[0])
+
+
+def _begins_at(part: Part) -> str:
+    return part.wait.name if isinstance(part, Loop) else part.name
+
+
+def _held_back(parts: tuple[Part, ...]) -> Iterator[str]:
+    """Where branches stop that have passed a pause: the next step that is none, or all those of a fork."""
+    for before, part in itertools.pairwise(parts):
+        if isinstance(before, Halt) and isinstance(part, Fork):
+            yield f"{part.name} join"
+            for branch in part.branches:
+                yield from [_first(branch)] if not isinstance(branch[0], Halt) else []
+        elif isinstance(before, Halt) and not isinstance(part, Halt):
+            yield _begins_at(part)
+
+
+def _leaves(part: Part) -> Iterator[Leaf]:
+    if isinstance(part, Fork):
+        for branch in part.branches:
+            yield from branch
+        yield part.after
+    else:
+        yield part
+
+
+def _tasks_of(leaf: Leaf) -> list[Step]:
+    match leaf:
+        case Step():
+            return [leaf]
+        case Wait(instead=Step() as instead):
+            return [instead]
+        case Loop(wait=Wait(instead=Step() as instead)):
+            return [leaf.body, instead]
         case _:
-            return Deed(kind, chance.random() * 0.1)
+            return []
 
 
-def failure_types(step: Step, deed: Deed) -> set[str]:
-    """What may be recorded as the failure of an attempt."""
-    types: set[str] = set() if step.timeout_s is None else {"timeout"}
-    if deed.kind == "raises":
-        types.add(BodyError.__name__)
-    if deed.kind == "unencodable":
-        types.add("CodecError")
-    return types
+def _chain(parts: tuple[Part, ...], end: tuple[graph.Edge, ...]) -> list[graph.Step]:
+    """The steps of parts that follow one another; the last one has the edges `end`."""
+    steps: list[graph.Step] = []
+    for part in reversed(parts):
+        made = _compiled(part, end)
+        steps[:0] = made
+        end = (graph.Edge(made[0].name),)
+    return steps
 
 
-def _steps_of(part: Step | Fork) -> list[Step]:
-    if isinstance(part, Step):
-        return [part]
-    return [*(step for branch in part.branches for step in branch), part.after]
+def _compiled(part: Part, end: tuple[graph.Edge, ...]) -> list[graph.Step]:
+    match part:
+        case Step():
+            return [graph.Step(part.name, task=part.name, edges=end)]
+        case Nap():
+            return [graph.Step(part.name, "sleep", sleep=graph.Sleep(part.for_ms, part.until_ms), edges=end)]
+        case Halt():
+            return [graph.Step(part.name, "pause", pause=graph.Pause("as drawn"), edges=end)]
+        case Wait():
+            return _wait(part, end, end)
+        case Loop():
+            body = graph.Step(part.body.name, task=part.body.name, edges=(graph.Edge(part.wait.name),))
+            return [*_wait(part.wait, (graph.Edge(body.name),), end), body]
+        case Fork():
+            join = graph.Join(tuple(_first(branch) for branch in part.branches))
+            edges = [graph.Edge(name, name) for name in join.branches]
+            after = graph.Step(part.after.name, task=part.after.name, edges=end)
+            return [
+                graph.Step(part.name, "fork", edges=(*edges, graph.Edge(f"{part.name} join"))),
+                *(step for branch in part.branches for step in _chain(branch, ())),
+                graph.Step(f"{part.name} join", "join", join=join, edges=(graph.Edge(after.name),)),
+                after,
+            ]
+
+
+def _wait(wait: Wait, received: tuple[graph.Edge, ...], end: tuple[graph.Edge, ...]) -> list[graph.Step]:
+    instead = None if wait.instead is None else wait.instead.name
+    signal = graph.WaitSignal(wait.signal, wait.timeout_ms, instead)
+    steps = [graph.Step(wait.name, "wait_signal", wait_signal=signal, edges=received)]
+    if instead is not None:
+        steps.append(graph.Step(instead, task=instead, edges=end))
+    return steps
 
 
 def _task(step: Step, body: Body) -> Task[..., Any]:

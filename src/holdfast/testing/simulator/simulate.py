@@ -9,12 +9,17 @@ import msgspec
 
 from holdfast.runtime.context import TaskContext
 from holdfast.stores.records import LeaseTimes
+from holdfast.testing.simulator.answers import Answers
 from holdfast.testing.simulator.callers import Order, Orderer
 from holdfast.testing.simulator.checks import Checks
 from holdfast.testing.simulator.database import Database
+from holdfast.testing.simulator.deeds import Deed
+from holdfast.testing.simulator.drawing import draw_deed, draw_program
+from holdfast.testing.simulator.endings import Endings
+from holdfast.testing.simulator.errands import Errander, draw_errands, late_cancel
 from holdfast.testing.simulator.ports import SimulatedClock, SimulatedIds
 from holdfast.testing.simulator.processes import Bodies, Shared, Slot
-from holdfast.testing.simulator.programs import Deed, Step, draw_deed, draw_program
+from holdfast.testing.simulator.programs import Step
 from holdfast.testing.simulator.world import CHAOS, STALL_MS, Faults, World
 
 LOGGER = logging.getLogger("holdfast")
@@ -22,8 +27,12 @@ CALLS_MAX = 400_000
 """Callbacks of one schedule: more of them go round in circles."""
 HEALING_S = 30 + 5 + 30
 """After the last fault: a lease, a poll and 30 s (invariant 32)."""
+LATE_S = 300
+"""How long people go on with their errands, and sleeps last that end at a moment."""
 OVERDUE_S = 5 + 1
 """A poll and 1 s (invariant 25)."""
+LOOKS_S = 1
+"""Between looks for what is overdue, where nothing may be overdue at any time."""
 CLOCK_JUMP_MS = 86_400_000
 """How far a wall clock is set, at most."""
 
@@ -95,7 +104,7 @@ class _Deeds:
         kinds = self._world.faults.kinds
         key = (context.idempotency_key, context.attempt)
         self._times[key] += 1
-        if context.run_id == self.poisoned and step.name.endswith("_1"):
+        if context.run_id == self.poisoned:
             self._world.hit("poison", context.run_id)
             return Deed("kills", 0.01)
         if key not in self._drawn:
@@ -120,11 +129,14 @@ class _Simulation:
         lease = LeaseTimes()
         self.database = Database(SimulatedClock(world), lease)
         self._checks = Checks(world, self.database, lease)
+        self._endings = Endings(world, self.database, self._checks)
         deeds = _Deeds(world)
         bodies = Bodies(world, deeds)
         bodies.checks = self._checks
         self._programs = [draw_program(f"p{n}", chance, bodies) for n in range(chance.randint(1, 2))]
-        self._callers = [Orderer(world, self.database, order) for order in self._orders()]
+        self._checks.programs = {program.name: program for program in self._programs}
+        self._callers = self._draw_callers()
+        self._busy = self._callers
         if "poison" in world.faults.kinds:
             deeds.poisoned = "run-0"
         shared = Shared(world, self.database, self._checks, SimulatedIds(), self._programs)
@@ -134,6 +146,18 @@ class _Simulation:
         self._clients = [Slot(shared, f"client{n}", self._callers[n::5], is_worker=False) for n in (3, 4)]
         for n in range(len(self._workers), 3):
             self._clients.append(Slot(shared, f"client{n}", self._callers[n::5], is_worker=False))
+
+    def _draw_callers(self) -> list[Orderer | Errander]:
+        world, answers = self.world, Answers(self.world, self._checks)
+        orders = self._orders()
+        errands = draw_errands(world.chance, orders, world.faults.until_s)
+        if "poison" in world.faults.kinds:
+            errands.append(late_cancel(orders[0], world.faults.until_s + world.chance.uniform(100, 300)))
+        self._signals = sum(errand.kind == "signal" for errand in errands)
+        callers: list[Orderer | Errander] = [Orderer(world, answers, order) for order in orders]
+        callers += [Errander(world, answers, errand) for errand in errands]
+        world.chance.shuffle(callers)
+        return callers
 
     def _orders(self) -> list[Order]:
         chance, orders = self.world.chance, list[Order]()
@@ -149,12 +173,10 @@ class _Simulation:
                         id=f"run-{n}",
                         input=value + is_other,
                         on_conflict=chance.choice(["fail", "use_existing"]),
-                        waits_s=chance.choice([0.5, 10.0, 60.0]),
+                        waits_s=chance.choice([0.5, 2.0, 2.0, 15.0]),
                         resumes=chance.random() < 0.15,  # noqa: PLR2004 - as above
-                        sends=chance.random() < 0.3,  # noqa: PLR2004 - as above
                     )
                 )
-        chance.shuffle(orders)
         return orders
 
     def run(self) -> None:
@@ -162,34 +184,42 @@ class _Simulation:
         world = self.world
         self._plan_chaos()
         healed_s = world.faults.until_s
-        worst_s = sum(program.worst_s for program in self._programs) * 3
+        worst_s = sum(program.worst_s(self._signals) for program in self._programs) * 3 + LATE_S
         worst_s += 5 * HEALING_S if "poison" in world.faults.kinds else 0
-        world.loop.post(world.loop.outside, healed_s + HEALING_S, self._check_overdue)
+
+        def is_late() -> bool:
+            return world.now_s > healed_s + HEALING_S + worst_s
+
+        self._looks_s = LOOKS_S if world.faults.is_prompt else OVERDUE_S
+        first_s = OVERDUE_S if world.faults.is_prompt else healed_s + HEALING_S
+        world.loop.post(world.loop.outside, first_s, self._check_overdue)
         is_over = world.loop.run(
-            lambda: world.now_s > healed_s + HEALING_S + worst_s or bool(world.problems) or self._is_over(),
+            lambda: bool(world.problems) or (world.loop.time() >= healed_s and (self._is_over() or is_late())),
             calls_max=CALLS_MAX,
         )
         if not is_over:
             world.problem(f"no end after {world.loop.calls} callbacks")
         elif not world.problems and not self._is_over():
-            for text in self._checks.unfinished() or ["a caller waits for ever"]:
+            for text in self._endings.unfinished() or ["a caller waits for ever"]:
                 world.problem(f"not over {world.now_s - healed_s:.0f} s after the last fault: {text}")
-        elif world.faults.is_calm and not world.problems:
-            self._checks.calm(len(self._workers))
+        elif not world.problems:
+            for text in self._endings.explained():
+                world.problem(text)
+            if world.faults.is_calm:
+                self._endings.calm(len(self._workers))
 
     def _is_over(self) -> bool:
-        if not self.world.is_healed or not all(caller.is_done for caller in self._callers):
-            return False
-        return not self._checks.unfinished()
+        self._busy = [caller for caller in self._busy if not caller.is_done]
+        return self.world.is_healed and not self._busy and not self._endings.unfinished()
 
     def _check_overdue(self) -> None:
         world = self.world
         processes = [slot.process for slot in self._workers]
         settled = [each for each in processes if each.is_alive and world.now_s - each.since_s > OVERDUE_S]
-        for text in self._checks.overdue(OVERDUE_S, settled):
+        for text in self._endings.overdue(OVERDUE_S, settled):
             world.problem(text)
         if not self._is_over():
-            world.loop.post(world.loop.outside, OVERDUE_S, self._check_overdue)
+            world.loop.post(world.loop.outside, self._looks_s, self._check_overdue)
 
     def _plan_chaos(self) -> None:
         world = self.world

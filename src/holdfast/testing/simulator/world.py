@@ -44,6 +44,11 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
         """Whether nothing goes wrong."""
         return not self.kinds
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether nothing excuses a delay: what is due is found by looking, whatever hints say."""
+        return set(self.kinds) <= {*HINT_FAULTS, "jump"}
+
 
 def draw_faults(chance: random.Random) -> Faults:
     """One in ten is calm, one in ten has one kind of fault, the others have many."""

@@ -1,0 +1,1 @@
+"""A request that waits up to thirty days for somebody to decide: see README.md."""

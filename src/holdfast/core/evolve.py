@@ -1,0 +1,287 @@
+"""How entries change a run: `evolve` and `replay`. The only way a `Run` changes.
+
+It takes the store's stamp of the commit as an argument and needs neither the definition nor any code of the
+user, so that a journal replays exactly under every later version.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import assert_never
+
+from holdfast.core.entries import (
+    Arrival,
+    BranchJoined,
+    Control,
+    Entry,
+    Paused,
+    RetryScheduled,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunReopened,
+    RunStarted,
+    SignalReceived,
+    SleepEnded,
+    StepCompleted,
+    Unpaused,
+    WaitTimedOut,
+)
+from holdfast.core.run import MAIN, OPEN, OWING, Branch, BranchStatus, Run, is_moment
+
+
+def evolve(run: Run, entry: Entry, at_ms: int) -> None:
+    """Apply one recorded entry, stamped `at_ms` by the store. The only way a run changes."""
+    match entry:
+        case StepCompleted():
+            _step_completed(run, entry, at_ms)
+        case SleepEnded() | WaitTimedOut() | SignalReceived() | BranchJoined():
+            _moved(run, entry, at_ms)
+        case RunStarted():
+            _run_started(run, entry, at_ms)
+        case RetryScheduled():
+            _retry_scheduled(run, entry, at_ms)
+        case RunCompleted():
+            run.output_branch = entry.branch
+            run.deadline_ms = run.deadline_left_ms = None
+            run.status = "completed"
+        case _:
+            _controlled(run, entry, at_ms)
+    if run.active:
+        run.status = "running"
+    elif run.open:
+        run.status = "suspended" if run.pause is None and not run.paused else "paused"
+    run.position += 1
+    run.updated_at_ms = at_ms
+
+
+def replay(run_id: str, entries: Iterable[tuple[Entry, int]]) -> Run:
+    """Fold (entry, stamp in ms) pairs, from position 1 on, into a run."""
+    run = Run(run_id)
+    for entry, at_ms in entries:
+        evolve(run, entry, at_ms)
+    return run
+
+
+def _controlled(run: Run, entry: RunFailed | Control, at_ms: int) -> None:
+    match entry:
+        case RunFailed() | RunCancelled():
+            _run_ended(run, entry, at_ms)
+        case RunReopened():
+            _run_reopened(run, at_ms)
+        case Paused() | Unpaused():
+            _pause_changed(run, entry, at_ms)
+        case _:
+            assert_never(entry)
+
+
+def recount(run: Run) -> None:
+    """Count again what a run keeps of its branches for quick answers; `joining` and `waits` stay."""
+    branches = [branch for branch in run.branches.values() if branch.status in OPEN]
+    run.open, run.active, run.timers = len(branches), 0, {}
+    run.paused = sum(branch.pause is not None for branch in branches)
+    for branch in branches:
+        _arm(run, branch)
+
+
+def _run_started(run: Run, entry: RunStarted, at_ms: int) -> None:
+    run.workflow = entry.workflow
+    run.fingerprint = entry.fingerprint
+    run.input = entry.input
+    run.created_at_ms = at_ms
+    run.timeout_ms = entry.timeout_ms
+    run.deadline_ms = None if entry.timeout_ms is None else at_ms + entry.timeout_ms
+    run.branches[MAIN] = main = Branch(MAIN, None, entry.input)
+    _arrive(run, main, entry.arrivals, at_ms)
+
+
+def _step_completed(run: Run, entry: StepCompleted, at_ms: int) -> None:
+    branch = run.branches[entry.branch]
+    branch.value = entry.output
+    if entry.sets:
+        branch.variables.update(entry.sets)
+    arrivals = entry.arrivals
+    if len(arrivals) == 1 and branch.status == "active" and branch.attempt == 1:
+        arrival = arrivals[0]
+        if arrival.kind == "task" and arrival.branch == branch.id:
+            # Most entries by far: it stays open and active, so there is nothing to count or to reset.
+            branch.at = arrival
+            branch.visits[arrival.step] = arrival.visit
+            return
+    _leave(run, branch)
+    _arrive(run, branch, arrivals, at_ms)
+
+
+def _moved(run: Run, entry: SleepEnded | WaitTimedOut | SignalReceived | BranchJoined, at_ms: int) -> None:
+    branch = run.branches[entry.branch]
+    if isinstance(entry, SignalReceived):
+        branch.value = entry.payload
+    elif isinstance(entry, BranchJoined):
+        branch.value = {name: run.branches[name].value for name in entry.joined}
+    _leave(run, branch)
+    _arrive(run, branch, entry.arrivals, at_ms)
+
+
+def _retry_scheduled(run: Run, entry: RetryScheduled, at_ms: int) -> None:
+    branch = run.branches[entry.branch]
+    _leave(run, branch)
+    branch.attempt = entry.attempt
+    branch.budgets[entry.pattern] = branch.budgets.get(entry.pattern, 0) + 1
+    branch.failure = entry.failure
+    _enter(run, branch, "backoff", at_ms + entry.delay_ms, at_ms)
+
+
+def _run_ended(run: Run, entry: RunFailed | RunCancelled, at_ms: int) -> None:
+    # A branch that failed where it went on, and not where it was, has nothing to try again.
+    can_reopen = isinstance(entry, RunFailed) and (
+        not entry.branch or run.branches[entry.branch].status in OPEN
+    )
+    for branch in run.branches.values():
+        if branch.status in OPEN:
+            was = branch.status
+            _leave(run, branch)
+            _stop_clock(branch, at_ms)
+            branch.was = was if can_reopen else None
+            branch.status = "cancelled"
+            if isinstance(entry, RunFailed) and branch.id == entry.branch:
+                branch.status = "failed"
+                branch.failure = entry.failure
+    run.deadline_ms = run.deadline_left_ms = None
+    if isinstance(entry, RunFailed):
+        run.failure = entry.failure
+        run.status = "failed"
+    else:
+        run.cancel = entry
+        run.status = "cancelled"
+
+
+def _run_reopened(run: Run, at_ms: int) -> None:
+    run.failure = None
+    run.pause = None
+    run.deadline_ms = None if run.timeout_ms is None else at_ms + run.timeout_ms
+    # In the order in which they came there: who has waited longest still does. Who waits anew is last.
+    for branch in sorted(run.branches.values(), key=lambda each: (each.status == "failed", each.since_ms)):
+        was, branch.was = branch.was, None
+        if was is None:
+            continue
+        branch.pause = None
+        if branch.status == "failed" and was in OWING:
+            branch.attempt += 1
+            branch.budgets = {}
+            _enter(run, branch, "active", None, at_ms)
+        elif branch.status == "failed" and branch.at is not None and branch.at.wait is not None:
+            branch.since_ms = at_ms
+            _enter(run, branch, was, _due_at_ms(branch.at, at_ms), at_ms)
+        else:
+            _start_clock(branch, at_ms)
+            _enter(run, branch, was, branch.due_at_ms, at_ms)
+
+
+def _pause_changed(run: Run, entry: Paused | Unpaused, at_ms: int) -> None:
+    whole = not entry.branch
+    branches = list(run.branches.values()) if whole else [run.branches[entry.branch]]
+    branches = [branch for branch in branches if branch.status in OPEN]
+    for branch in branches:
+        _disarm(run, branch)
+    if whole:
+        _pause_run(run, entry if isinstance(entry, Paused) else None, at_ms)
+    if not whole or isinstance(entry, Unpaused):
+        for branch in branches:
+            branch.pause, branch.paused_at_ms = entry if isinstance(entry, Paused) else None, at_ms
+    run.paused = sum(b.pause is not None for b in run.branches.values() if b.status in OPEN)
+    for branch in branches:
+        if _is_frozen(run, branch):
+            _stop_clock(branch, at_ms)
+        else:
+            _start_clock(branch, at_ms)
+        _arm(run, branch)
+
+
+def _pause_run(run: Run, pause: Paused | None, at_ms: int) -> None:
+    run.pause, run.paused_at_ms = pause, at_ms
+    if pause is None and run.deadline_left_ms is not None:
+        run.deadline_ms, run.deadline_left_ms = at_ms + run.deadline_left_ms, None
+    elif pause is not None and pause.freezes and run.deadline_ms is not None:
+        run.deadline_left_ms, run.deadline_ms = run.deadline_ms - at_ms, None
+
+
+def _leave(run: Run, branch: Branch) -> None:
+    """Take an open branch from where it is; it is completed unless it arrives somewhere."""
+    _disarm(run, branch)
+    run.joining.pop(branch.id, None)
+    run.waits.pop(branch.id, None)
+    run.paused -= branch.pause is not None
+    run.open -= 1
+    branch.status = "completed"
+
+
+def _arrive(run: Run, source: Branch, arrivals: tuple[Arrival, ...], at_ms: int) -> None:
+    """Put `source` and the branches it starts where the journal says."""
+    for arrival in arrivals:
+        branch = run.branches.get(arrival.branch)
+        if branch is None:
+            branch = run.branches[arrival.branch] = Branch(arrival.branch, source, source.value)
+            run.branches_started += 1
+        branch.at = arrival
+        branch.since_ms = at_ms
+        branch.visits[arrival.step] = arrival.visit
+        branch.attempt, branch.budgets, branch.failure = 1, {}, None
+        _enter(run, branch, _STATUSES[arrival.kind], _due_at_ms(arrival, at_ms), at_ms)
+
+
+_STATUSES: Mapping[str, BranchStatus] = {
+    "task": "active",
+    "join": "joining",
+    "sleep": "sleeping",
+    "wait_signal": "waiting",
+}
+
+
+def _due_at_ms(at: Arrival, at_ms: int) -> int | None:
+    wait = at.wait
+    if wait is None:
+        return None
+    return wait.until_ms if wait.for_ms is None else at_ms + wait.for_ms
+
+
+def _enter(run: Run, branch: Branch, status: BranchStatus, due_at_ms: int | None, at_ms: int) -> None:
+    """Make a branch that is at a place open there."""
+    branch.status = status
+    branch.due_at_ms, branch.left_ms = due_at_ms, None
+    if _is_frozen(run, branch):
+        _stop_clock(branch, at_ms)
+    run.open += 1
+    run.paused += branch.pause is not None
+    if status == "joining":
+        run.joining[branch.id] = None
+    elif status == "waiting" and branch.at is not None and branch.at.wait is not None:
+        run.waits[branch.id] = branch.at.wait.signal
+    _arm(run, branch)
+
+
+def _arm(run: Run, branch: Branch) -> None:
+    """Count what the branch does by itself: an attempt now, or something when its clock has run out."""
+    if branch.status == "active":
+        run.active += not run.holds(branch)
+    elif branch.due_at_ms is not None and not (branch.status == "backoff" and run.holds(branch)):
+        run.timers[branch.id] = branch.due_at_ms
+
+
+def _disarm(run: Run, branch: Branch) -> None:
+    if branch.status == "active":
+        run.active -= not run.holds(branch)
+    else:
+        run.timers.pop(branch.id, None)
+
+
+def _is_frozen(run: Run, branch: Branch) -> bool:
+    return (run.pause is not None and run.pause.freezes) or (branch.pause is not None and branch.pause.freezes)
+
+
+def _stop_clock(branch: Branch, at_ms: int) -> None:
+    """Keep what is left instead of the due time; a moment that was named as such stays where it is."""
+    if branch.due_at_ms is not None and not (branch.at is not None and is_moment(branch.at)):
+        branch.left_ms, branch.due_at_ms = branch.due_at_ms - at_ms, None
+
+
+def _start_clock(branch: Branch, at_ms: int) -> None:
+    if branch.left_ms is not None:
+        branch.due_at_ms, branch.left_ms = at_ms + branch.left_ms, None

@@ -1,0 +1,68 @@
+"""What a driver needs of the worker that it belongs to, and the other way round."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+from holdfast.core.effects import StartAttempt
+from holdfast.core.run import Run
+from holdfast.ports import Timer
+from holdfast.runtime.attempts import Attempts
+from holdfast.stores.group_commit import GroupCommit
+from holdfast.stores.records import InboxRow, RunRecord
+
+
+class Driven(Protocol):
+    """A run that this worker drives, as the worker sees it."""
+
+    record: RunRecord
+    run: Run
+
+    def begin(self, effect: StartAttempt) -> None:
+        """Start an attempt that waited for its due time and a slot; nothing if it is not owed any more."""
+        ...
+
+
+class Host(Protocol):
+    """The worker, as a driver sees it."""
+
+    group: GroupCommit
+    attempts: Attempts
+    is_draining: bool
+    has_lapsed: Callable[[], bool]
+
+    def now_ms(self) -> int:
+        """The store's clock."""
+        ...
+
+    def call_later(self, delay_ms: float, fn: Callable[[], object]) -> Timer:
+        """Call `fn` when that much time has passed."""
+        ...
+
+    def read_inbox(self, key: int, after: int) -> Awaitable[list[InboxRow]]:
+        """The messages of a run after a number, however long the store takes."""
+        ...
+
+    def nudge(self) -> None:
+        """Something that may be claimed has changed."""
+        ...
+
+    def spawn(self, body: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a branch in a task that the worker owns."""
+        ...
+
+    def save_snapshot(self, driver: Driven, state: bytes) -> None:
+        """Keep the encoded state of the run at its position, when there is time; it may be lost."""
+        ...
+
+    def left(self, driver: Driven, *, due_at_ms: int | None) -> None:
+        """The driver is done: its run is over, given back (due then), or no longer ours."""
+        ...
+
+    def begin_when_free(self, driver: Driven, effect: StartAttempt) -> None:
+        """Call `driver.begin(effect)` now, or when a slot is free."""
+        ...
+
+    def occupy(self, slots: int) -> None:
+        """A driver has begun (1) or ceased (-1) to occupy a slot, or (0) has nothing to do any more."""
+        ...

@@ -1,0 +1,192 @@
+"""`Bodies`: stands between workflows and the functions of their tasks, records calls and replaces functions."""
+
+import copy
+import functools
+import inspect
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from holdfast.definition.flow import Flow
+from holdfast.definition.task import Task, innermost, is_coroutine_function
+from holdfast.definition.workflow import Workflow
+from holdfast.errors import UsageError
+from holdfast.runtime.context import get_task_context
+
+Body = Callable[..., Any]
+
+
+class Called(NamedTuple):
+    """One call of a body.
+
+    Attributes:
+        task: Name of the task.
+        branch, step, visit, attempt: Which attempt of which step it is.
+        argument: A copy of what the body was given; None where it takes nothing.
+    """
+
+    task: str
+    branch: str
+    step: str
+    visit: int
+    attempt: int
+    argument: Any
+
+
+class Bodies:
+    """The bodies of all tasks of an engine.
+
+    Attributes:
+        called: Every call so far, in the order in which they began; retries are calls of their own.
+        running: A number for each of them that has not ended.
+    """
+
+    def __init__(self, replace: Mapping[str, Body]) -> None:
+        """Args: functions to call instead, by the name of the task."""
+        self.called: list[Called] = []
+        self.running: set[int] = set()
+        self._numbers = itertools.count()
+        self._tasks: dict[str, Task[..., Any]] = {}
+        self._wanted = dict(replace)
+        self._instead: dict[str, Body] = {}
+
+    def take_over(self, targets: Iterable[Flow | Workflow], *, durable: bool) -> list[Workflow]:
+        """The same workflows, same fingerprints and policies, with bodies that go through here.
+
+        Their retention is left out: in a test runs are swept by hand, not by a clock that ticks for ever.
+
+        Raises:
+            DefinitionError: A flow cannot be built.
+            UsageError: A task that is to be replaced is not there.
+        """
+        taken: list[Workflow] = []
+        for target in targets:
+            given = target.build(durable=durable) if isinstance(target, Flow) else target
+            timeout = None if given.timeout_ms is None else timedelta(milliseconds=given.timeout_ms)
+            tasks = [self._watched(task) for task in given.tasks.values()]
+            taken.append(
+                Workflow(
+                    given.name,
+                    given.iter_nodes(),
+                    tasks=tasks,
+                    start_at=given.start_at,
+                    metadata=given.metadata,
+                    timeout=timeout,
+                )
+            )
+        for name, body in self._wanted.items():
+            self.replace(name, body)
+        return taken
+
+    def replace(self, name: str, body: Body) -> None:
+        """Call `body` instead of the function of a task, from its next attempt on.
+
+        Raises:
+            UsageError: No such task, or nothing that a step can call.
+        """
+        self._check(name)
+        if not callable(body):
+            raise UsageError(
+                what=f"task {name!r} cannot be replaced by {body!r}, which is no function",
+                fix=f'pass a function, such as replace={{"{name}": lambda value: {body!r}}}',
+            )
+        if not _takes(body, 1) and not _takes(body, 0):
+            raise UsageError(
+                what=f"task {name!r} cannot be replaced by {body!r}: a step passes one argument",
+                fix="let it take one, or none",
+            )
+        self._instead[name] = body
+
+    def calls(self, name: str) -> list[Any]:
+        """What the body of a task was given in each of its calls, in the order in which they began.
+
+        Raises:
+            UsageError: No such task.
+        """
+        self._check(name)
+        return [each.argument for each in self.called if each.task == name]
+
+    def _check(self, name: str) -> None:
+        if name not in self._tasks:
+            known = ", ".join(sorted(self._tasks)) or "none"
+            raise UsageError(what=f"there is no task {name!r} here", fix=f"these are there: {known}")
+
+    def _watched(self, task: Task[..., Any]) -> Task[..., Any]:
+        """The task with a body that goes through here; one for a process runs in a thread, where it is seen."""
+        self._tasks[task.name] = task
+        fn = innermost(task)
+        name = task.name
+
+        async def call_async(*args: object) -> Any:  # noqa: ANN401 - what a task returns
+            number = self._begin(name, args)
+            try:
+                result = self._call(name, fn, args)
+                return await result if inspect.isawaitable(result) else result
+            finally:
+                self.running.discard(number)
+
+        def call(*args: object) -> Any:  # noqa: ANN401 - what a task returns
+            number = self._begin(name, args)
+            goes_on = False
+            try:
+                result = self._call(name, fn, args)
+                goes_on = inspect.isawaitable(result)
+                return self._ended(number, result) if goes_on else result
+            finally:
+                if not goes_on:
+                    self.running.discard(number)
+
+        return Task(
+            _disguised(call_async if is_coroutine_function(fn) else call, fn),
+            name=name,
+            retry=task.retry,
+            timeout_ms=task.timeout_ms,
+            tags=task.tags,
+            priority=task.priority,
+            description=task.description,
+        )
+
+    def _begin(self, name: str, args: tuple[object, ...]) -> int:
+        context = get_task_context()
+        if context is None:
+            raise RuntimeError("a body is called by the engine, inside an attempt")
+        # A body may change what it was given; what it was given is on record.
+        argument = copy.deepcopy(args[0]) if args else None
+        self.called.append(Called(name, context.branch, context.step, context.visit, context.attempt, argument))
+        number = next(self._numbers)
+        self.running.add(number)
+        return number
+
+    async def _ended(self, number: int, result: Awaitable[Any]) -> Any:  # noqa: ANN401 - what a task returns
+        try:
+            return await result
+        finally:
+            self.running.discard(number)
+
+    def _call(self, name: str, fn: Body, args: tuple[object, ...]) -> Any:  # noqa: ANN401 - what a task returns
+        instead = self._instead.get(name)
+        if instead is None:
+            return fn(*args)
+        return instead(*args) if _takes(instead, len(args)) else instead()
+
+
+def _disguised(call: Body, fn: Body) -> Body:
+    """`call` with the parameter and the annotations of `fn`, whatever kind of callable that is.
+
+    The engine reads a signature through `__wrapped__`, and annotations through `func`, as of a partial.
+    """
+    functools.update_wrapper(call, fn, updated=())
+    call.__dict__["func"] = getattr(fn, "func", fn)
+    return call
+
+
+def _takes(fn: Body, count: int) -> bool:
+    """Whether `fn` can be called with so many arguments, as far as it tells."""
+    try:
+        inspect.signature(fn).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # a builtin that does not tell
+    return True

@@ -1,0 +1,209 @@
+"""The clocks of a run, kept from its journal by rules of their own: nothing here asks what the engine says.
+
+A sleep, the time-out of a wait and a backoff run from the stamp of the entry that set them; a pause that
+freezes keeps the remainder, which runs on from the stamp of what ends it. A moment that was named as such does
+not move.
+"""
+
+from holdfast.core.entries import (
+    Arrival,
+    Entry,
+    Moved,
+    Paused,
+    RetryScheduled,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunReopened,
+    RunStarted,
+    SleepEnded,
+    StepCompleted,
+    Unpaused,
+    WaitTimedOut,
+)
+from holdfast.core.run import OPEN, Run
+
+
+class Clock:
+    """Of one branch, at one place.
+
+    Attributes:
+        at: Where the branch is.
+        due_ms, left_ms: When it runs out, or what is left while it stands still; both None where none runs.
+        backs_off: Whether it is that of a retry.
+    """
+
+    def __init__(self, at: Arrival) -> None:
+        """A branch that has just arrived; `start` sets its clock."""
+        self.at = at
+        self.due_ms: int | None = None
+        self.left_ms: int | None = None
+        self.backs_off = False
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it runs out at a moment that was named, which no pause moves."""
+        return self.at.wait is not None and self.at.wait.until_ms is not None and not self.backs_off
+
+    def start(self, at_ms: int) -> None:
+        """Count from a stamp what the place says."""
+        wait = self.at.wait
+        if wait is not None:
+            self.due_ms = wait.until_ms if wait.for_ms is None else at_ms + wait.for_ms
+
+    def stop(self, at_ms: int) -> None:
+        """Stand still."""
+        if self.due_ms is not None and not self.is_named:
+            self.left_ms, self.due_ms = self.due_ms - at_ms, None
+
+    def go_on(self, at_ms: int) -> None:
+        """Run again with what was left."""
+        if self.left_ms is not None:
+            self.due_ms, self.left_ms = at_ms + self.left_ms, None
+
+
+class Clocks:
+    """All clocks of one run.
+
+    Attributes:
+        rebased: How many clocks ran on after a pause.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has started."""
+        self.rebased = 0
+        self._clocks: dict[str, Clock] = {}
+        self._pauses: dict[str, Paused] = {}
+        self._deadline = Clock(Arrival("", "", 0))
+        self._timeout_ms: int | None = None
+        self._stopped: dict[str, Clock] = {}
+        self._failed = ""
+
+    def wrong(self, entry: Entry, at_ms: int) -> str | None:
+        """Why a clock does not allow this entry now: before its time, or none runs (invariants 16, 24, 26)."""
+        if not isinstance(entry, SleepEnded | WaitTimedOut | StepCompleted | RetryScheduled | RunFailed):
+            return None
+        clock = self._clocks.get(entry.branch) if entry.branch else self._deadline
+        if isinstance(entry, SleepEnded | WaitTimedOut):
+            is_needed = True
+            if clock is not None and (clock.at.step, clock.at.visit) != (entry.step, entry.visit):
+                clock = None
+        else:
+            is_needed = self._is_needed(entry, clock)
+        if not is_needed:
+            return None
+        if clock is None or clock.due_ms is None:
+            return f"no clock runs for {entry!r}"
+        return f"{clock.due_ms - at_ms} ms early: {entry!r}" if at_ms < clock.due_ms else None
+
+    def _is_needed(self, entry: StepCompleted | RetryScheduled | RunFailed, clock: Clock | None) -> bool:
+        """Whether a clock must have run out for that: the time-out of a wait or of the run, or a backoff."""
+        if clock is None:
+            return False
+        times_out = isinstance(entry, RunFailed) and entry.failure.type == "timeout"
+        if times_out and (not entry.branch or clock.at.wait is not None):
+            return True
+        # What had begun when a pause came may end in it.
+        return clock.backs_off and (clock.left_ms is None or clock.left_ms > 0)
+
+    def see(self, entry: Entry, at_ms: int) -> None:
+        """Take in an entry and its stamp."""
+        match entry:
+            case RunStarted():
+                self._timeout_ms = entry.timeout_ms
+                self._begin(at_ms)
+                self._arrive("main", entry.arrivals, at_ms)
+            case RetryScheduled():
+                clock = self._clocks[entry.branch]
+                clock.backs_off, clock.due_ms, clock.left_ms = True, at_ms + entry.delay_ms, None
+                self._freeze_new(entry.branch, at_ms)
+            case Paused() | Unpaused():
+                self._pause(entry, at_ms)
+            case RunReopened():
+                self._reopen(at_ms)
+            case RunFailed() | RunCancelled() | RunCompleted():
+                self._end(entry, at_ms)
+            case _:
+                self._move(entry, at_ms)
+
+    def _move(self, entry: Moved, at_ms: int) -> None:
+        del self._clocks[entry.branch]
+        self._arrive(entry.branch, entry.arrivals, at_ms)
+
+    def _begin(self, at_ms: int) -> None:
+        self._deadline = Clock(Arrival("", "", 0))
+        self._deadline.due_ms = None if self._timeout_ms is None else at_ms + self._timeout_ms
+
+    def _arrive(self, source: str, arrivals: tuple[Arrival, ...], at_ms: int) -> None:
+        pause = self._pauses.get(source)
+        for at in arrivals:
+            self._clocks[at.branch] = clock = Clock(at)
+            clock.start(at_ms)
+            if pause is not None:
+                self._pauses[at.branch] = pause
+            self._freeze_new(at.branch, at_ms)
+        if all(at.branch != source for at in arrivals):
+            self._pauses.pop(source, None)
+
+    def _freeze_new(self, branch: str, at_ms: int) -> None:
+        if self._is_frozen(branch):
+            self._clocks[branch].stop(at_ms)
+
+    def _is_frozen(self, branch: str) -> bool:
+        return any(self._pauses[each].freezes for each in ("", branch) if each in self._pauses)
+
+    def _pause(self, entry: Paused | Unpaused, at_ms: int) -> None:
+        if isinstance(entry, Paused):
+            self._pauses[entry.branch] = entry
+        elif entry.branch:
+            self._pauses.pop(entry.branch, None)
+        else:
+            self._pauses.clear()
+        clocks = {**self._clocks, "": self._deadline}
+        for branch, clock in clocks.items():
+            if self._is_frozen(branch):
+                clock.stop(at_ms)
+            else:
+                self.rebased += clock.left_ms is not None
+                clock.go_on(at_ms)
+
+    def _end(self, entry: RunFailed | RunCancelled | RunCompleted, at_ms: int) -> None:
+        self._stopped, self._clocks = self._clocks, {}
+        self._pauses.clear()
+        self._deadline = Clock(Arrival("", "", 0))
+        self._failed = entry.branch if isinstance(entry, RunFailed) else ""
+        for clock in self._stopped.values():
+            clock.stop(at_ms)
+
+    def _reopen(self, at_ms: int) -> None:
+        self._clocks, self._stopped = self._stopped, {}
+        self._begin(at_ms)
+        for branch, clock in self._clocks.items():
+            if branch != self._failed:
+                clock.go_on(at_ms)
+            else:
+                clock.backs_off, clock.due_ms, clock.left_ms = False, None, None
+                clock.start(at_ms)
+
+    def differences(self, run: Run) -> list[str]:
+        """Where the fold of the journal says otherwise (invariant 27)."""
+        wrong: list[str] = []
+        branches = {branch.id: branch for branch in run.branches.values() if branch.status in OPEN}
+        if branches.keys() != self._clocks.keys():
+            wrong.append(f"open are {list(branches)}, by the entries {list(self._clocks)}")
+        for name, clock in self._clocks.items():
+            branch = branches.get(name)
+            if branch is not None and (branch.due_at_ms, branch.left_ms) != (clock.due_ms, clock.left_ms):
+                wrong.append(
+                    f"the clock of {name} says {branch.due_at_ms}, {branch.left_ms} left, "
+                    f"instead of {clock.due_ms}, {clock.left_ms} left"
+                )
+        mine = (self._deadline.due_ms, self._deadline.left_ms)
+        if not run.is_over and (run.deadline_ms, run.deadline_left_ms) != mine:
+            wrong.append(f"the deadline is {run.deadline_ms}, {run.deadline_left_ms} left, instead of {mine}")
+        return wrong
+
+    def running(self) -> list[int]:
+        """All due times of clocks that run, but for those of retries, which may wait for a slot."""
+        clocks = [*self._clocks.values(), self._deadline]
+        return [clock.due_ms for clock in clocks if clock.due_ms is not None and not clock.backs_off]
