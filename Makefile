@@ -27,9 +27,10 @@ fix: .venv/.dev                ## whatever the tools can mend by themselves
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/.dev              ## durable steps per second, beside the bare store
-	$(BIN)/python bench/bench_steps.py
-	$(BIN)/python bench/bench_waiting.py
+bench: .venv/.dev              ## durable steps per second and waiting runs, beside the bare store
+	@status=0; for bench in steps waiting; do \
+		$(BIN)/python bench/bench_$$bench.py || status=1; \
+	done; exit $$status
 
 soak: .venv/.dev               ## the tests with their long gates
 	HOLDFAST_SOAK=1 $(BIN)/python -m pytest
