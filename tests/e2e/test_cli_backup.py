@@ -1,9 +1,6 @@
 """`holdfast db backup` as a user meets it."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,24 +8,9 @@ from pathlib import Path
 import pytest
 
 from holdfast import Engine, Flow
+from tests.cli_processes import DEADLINE_S, Result, holdfast
 
-DEADLINE_S = 30.0
 DB = ("--db", "sqlite:///runs.db")
-
-Result = subprocess.CompletedProcess[str]
-
-
-def holdfast(folder: Path, *args: str) -> Result:
-    ours = {name: value for name, value in os.environ.items() if name not in {"HOLDFAST_URL", "COLUMNS"}}
-    return subprocess.run(
-        [sys.executable, "-m", "holdfast.cli", *args],
-        cwd=folder,
-        env=ours,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
 
 
 def refused(result: Result, *words: str) -> None:

@@ -5,21 +5,17 @@ Each command does the same beside a worker process, where it is a client, and wh
 
 import getpass
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from holdfast import Engine, RunStatus
+from tests.cli_processes import DEADLINE_S, Result, going_on, holdfast, wait_until
 from tests.postgres_server import fresh_schema, server_url, with_schema
-
-DEADLINE_S = 30.0
 
 FLOWS = """
 import asyncio
@@ -69,51 +65,6 @@ APPROVALS = ("pause", "login", "twice", "signal", "file", "cancel", "explain", "
 WAITING = dict.fromkeys(APPROVALS, "approval") | {"branch": "split", "nap": "naps", "script": "naps"}
 FAILED = ("broken", "retried", "scripted")
 COMPLETED = ("done", "doomed", "known")
-
-Result = subprocess.CompletedProcess[str]
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in {"HOLDFAST_URL", "COLUMNS"}}
-
-
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "holdfast.cli", *args]
-
-
-def holdfast(folder: Path, *args: str, stdin: str | None = None) -> Result:
-    return subprocess.run(
-        command(*args),
-        cwd=folder,
-        env=environment(),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-
-
-@contextmanager
-def going_on(folder: Path, *args: str) -> Generator[subprocess.Popen[str]]:
-    """A command that goes on; its stderr is in the file `stderr-<its name>`."""
-    with (
-        (folder / f"stderr-{args[0]}").open("w") as stderr,
-        subprocess.Popen(
-            command(*args), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=stderr, text=True
-        ) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 class Place:

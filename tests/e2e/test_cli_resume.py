@@ -1,20 +1,17 @@
 """`holdfast resume` of blocked runs, and `holdfast run --on-conflict`, as users meet them (rows 48, 51, 54)."""
 
 import json
-import os
 import sqlite3
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from holdfast import Engine
+from tests.cli_processes import DEADLINE_S, going_on, holdfast, wait_until
 
-DEADLINE_S = 30.0
 DB = ("--db", "sqlite:///runs.db")
 
 FLOWS = """
@@ -32,50 +29,6 @@ def last(x):
 approval = Flow("approval").then(first).wait_for_signal("ok").then(last)
 good = Flow("good").then(first)
 """
-
-Result = subprocess.CompletedProcess[str]
-
-
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "holdfast.cli", *args]
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in {"HOLDFAST_URL", "COLUMNS"}}
-
-
-def holdfast(folder: Path, *args: str) -> Result:
-    return subprocess.run(
-        command(*args),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-
-
-@contextmanager
-def going_on(folder: Path, *args: str) -> Generator[subprocess.Popen[str]]:
-    """A command that goes on; its stderr is in the file `stderr-<its name>`."""
-    with (
-        (folder / f"stderr-{args[0]}").open("w") as stderr,
-        subprocess.Popen(
-            command(*args), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=stderr, text=True
-        ) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 @contextmanager

@@ -1,13 +1,9 @@
 """`holdfast show` of runs that wait, are paused, were cancelled or went on again (rows 28 to 35, 52)."""
 
 import json
-import os
 import re
 import sqlite3
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,8 +14,8 @@ import pytest
 from holdfast import Engine, Flow, Retry, task
 from holdfast.codecs.entries import decode_entry, encode_entry
 from holdfast.core.entries import StepCompleted
+from tests.cli_processes import DEADLINE_S, command, environment, wait_until
 
-DEADLINE_S = 30.0
 INSTANT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"
 
 
@@ -63,19 +59,11 @@ split = Flow("split").then(first).fork().branch(later, name="a").branch(later, n
 bad = Flow("bad").then(first).then(fragile)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-
-
 def holdfast(folder: Path, *args: str) -> str:
-    ours = {name: value for name, value in os.environ.items() if name not in {"HOLDFAST_URL", "COLUMNS"}}
     result = subprocess.run(
-        [sys.executable, "-m", "holdfast.cli", *args, "--db", "sqlite:///runs.db"],
+        command(*args, "--db", "sqlite:///runs.db"),
         cwd=folder,
-        env=ours | {"PYTHONUTF8": "1"},
+        env=environment() | {"PYTHONUTF8": "1"},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,

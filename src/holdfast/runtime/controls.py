@@ -17,14 +17,13 @@ from holdfast.core.run import OPEN, Run
 from holdfast.definition.task import check_name
 from holdfast.errors import (
     BranchNotFoundError,
-    FormatError,
     RunBlockedError,
     RunStateError,
     SignalLimitError,
 )
 from holdfast.ports import Ids
 from holdfast.runtime import reads
-from holdfast.runtime.folds import fold
+from holdfast.runtime.folds import UNREADABLE, fold
 from holdfast.runtime.inbox import CONTROLS, SIGNAL, control_of
 from holdfast.runtime.limits import PENDING_SIGNALS_MAX
 from holdfast.runtime.patience import until_answered
@@ -146,7 +145,7 @@ class Controls:
             raise RunBlockedError(run_id=record.id, reason=await reads.why_blocked(self._store, record))
         try:
             run, inbox = await fold(self._store, record)
-        except (FormatError, LookupError, ValueError):
+        except UNREADABLE:
             if not is_cancel:
                 raise
             # Whatever its journal says: it is over.

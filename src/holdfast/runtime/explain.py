@@ -135,7 +135,7 @@ def _waits(record: RunRecord, run: Run, wait: Waiting, *, known: bool) -> Explan
     return Explanation(
         run_id=record.id,
         status=record.status,
-        reason=_REASONS[wait.reason],
+        reason=wait.reason,
         detail=f"branch {wait.branch!r} at step {wait.step!r} {detail}{since}{until}".replace(
             "sleeps,", "sleeps"
         ),
@@ -144,15 +144,6 @@ def _waits(record: RunRecord, run: Run, wait: Waiting, *, known: bool) -> Explan
         step=wait.step,
         due_at=wait.due_at,
     )
-
-
-_REASONS: dict[str, Reason] = {
-    "pause": "pause",
-    "signal": "signal",
-    "timer": "timer",
-    "backoff": "backoff",
-    "join": "join",
-}
 
 
 def _reason(

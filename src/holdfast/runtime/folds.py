@@ -4,9 +4,12 @@ from holdfast.codecs.entries import decode_entry
 from holdfast.codecs.snapshots import decode_run
 from holdfast.core.evolve import evolve
 from holdfast.core.run import Run
-from holdfast.errors import RunNotFoundError
+from holdfast.errors import FormatError, RunNotFoundError
 from holdfast.stores.base import Store
 from holdfast.stores.records import InboxRow, JournalRow, RunRecord, Stored
+
+UNREADABLE = (FormatError, LookupError, ValueError)
+"""What decoding and folding raise for a journal or an inbox that this version cannot read."""
 
 
 async def fold(store: Store, record: RunRecord) -> tuple[Run, list[InboxRow]]:

@@ -15,13 +15,13 @@ from holdfast.core.run import RunStatus as RunState
 from holdfast.definition.duration import Duration, to_ms
 from holdfast.definition.policies import Retention, retention_ms
 from holdfast.definition.task import check_name
-from holdfast.errors import CodecError, FormatError, RunStateError, RunWaitingError, TaskError, UsageError
+from holdfast.errors import CodecError, RunStateError, RunWaitingError, TaskError, UsageError
 from holdfast.ports import Clock, Heart, Ids
 from holdfast.runtime import reads
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.controls import Controls
 from holdfast.runtime.explain import Explanation, explain
-from holdfast.runtime.folds import fold
+from holdfast.runtime.folds import UNREADABLE, fold
 from holdfast.runtime.insertion import Insertion
 from holdfast.runtime.limits import CONCURRENCY_MAX, LIST_MAX, RESULT_POLL_FIRST_MS, RESULT_POLL_MAX_MS
 from holdfast.runtime.patience import until_answered
@@ -219,7 +219,7 @@ class Node:
             return explain(record, None, workers, now_ms)
         try:
             run, _ = await fold(self.store, record)
-        except (FormatError, LookupError, ValueError) as error:
+        except UNREADABLE as error:
             return explain(record, None, workers, now_ms, why_blocked=str(error))
         missing = await self.worker.missing_tasks(record)
         return explain(record, run, workers, now_ms, missing_tasks=missing)
@@ -269,7 +269,7 @@ class Node:
                 return run_status(record, Run(run_id), (), failure, None)
             try:
                 run, inbox = await (reads.fold_over if record.status in OVER else fold)(self.store, record)
-            except (FormatError, LookupError, ValueError) as error:
+            except UNREADABLE as error:
                 if record.status == "completed":
                     raise
                 return run_status(record, Run(run_id), (), Failure("unreadable", str(error)), None)

@@ -4,8 +4,8 @@ import asyncio
 
 from holdfast.codecs.entries import decode_entry
 from holdfast.core.run import OVER, Run
-from holdfast.errors import FormatError, HoldfastError, ResultTimeoutError, RunBlockedError, RunNotFoundError
-from holdfast.runtime.folds import fold
+from holdfast.errors import HoldfastError, ResultTimeoutError, RunBlockedError, RunNotFoundError
+from holdfast.runtime.folds import UNREADABLE, fold
 from holdfast.runtime.limits import RESULT_POLL_FIRST_MS, RESULT_POLL_MAX_MS
 from holdfast.runtime.views import JournalEntry, instant
 from holdfast.runtime.worker import Worker
@@ -35,7 +35,7 @@ async def fold_over(store: Store, record: RunRecord) -> tuple[Run, list[InboxRow
     """
     try:
         return await fold(store, record)
-    except (FormatError, LookupError, ValueError):
+    except UNREADABLE:
         if record.status == "completed":
             raise
         run = Run(record.id)

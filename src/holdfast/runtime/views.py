@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -11,6 +11,9 @@ from holdfast.core.entries import Entry, Failure, Paused
 from holdfast.core.run import OPEN, OVER, Branch, Run
 from holdfast.runtime.inbox import SIGNAL
 from holdfast.stores.records import InboxRow, RunRecord
+
+WaitReason = Literal["pause", "signal", "timer", "backoff", "join"]
+"""What a branch can wait for, the dominant reason first (semantics row 35)."""
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +30,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
     branch: str
     step: str
-    reason: str
+    reason: WaitReason
     detail: str
     signal: str | None = None
     since: datetime | None = None
@@ -218,10 +221,8 @@ def waiting_of(run: Run) -> list[Waiting]:
     waits = [_paused(run, branch) or _waits(run, branch) for branch in run.branches.values()]
     found = [wait for wait in waits if wait is not None]
     latest = datetime.max.replace(tzinfo=UTC)
-    return sorted(found, key=lambda wait: (_ORDER.index(wait.reason), wait.due_at or latest))
-
-
-_ORDER = ("pause", "signal", "timer", "backoff", "join")
+    order: tuple[WaitReason, ...] = get_args(WaitReason)
+    return sorted(found, key=lambda wait: (order.index(wait.reason), wait.due_at or latest))
 
 
 def _paused(run: Run, branch: Branch) -> Waiting | None:
@@ -245,6 +246,7 @@ def _waits(run: Run, branch: Branch) -> Waiting | None:
     if branch.at is None or branch.status in {"active", *OVER}:
         return None
     due_at = None if branch.due_at_ms is None else instant(branch.due_at_ms)
+    reason: WaitReason
     since, signal = None if branch.status == "backoff" else instant(branch.since_ms), None
     match branch.status:
         case "backoff":

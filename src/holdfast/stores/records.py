@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from holdfast.core.run import OVER
 from holdfast.errors import StoreRefusedError, UsageError
 
 
@@ -60,7 +61,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     wakes: tuple[str, ...] = ("pending", "running", "suspended", "paused")
 
 
-ENDED = frozenset({"completed", "failed", "cancelled"})
+ENDED = OVER
 """Statuses of a run that is over: it takes no message, and no claim finds it."""
 
 
