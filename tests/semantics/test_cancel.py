@@ -285,6 +285,8 @@ async def test_a_cancel_that_races_with_the_end_is_acknowledged_or_refused_and_n
             await gate.until_called(n + 1)
             async with asyncio.TaskGroup() as clients:
                 cancelling = clients.create_task(is_acknowledged(handle))
+                if n % 10 == 9:
+                    await cancelling
                 for _ in range(n % 10):
                     await asyncio.sleep(0)
                 gate.open()
