@@ -35,6 +35,7 @@ UNENCODABLE: dict[str, Callable[[int], Member]] = {
     "priority": lambda _key: new_run("never", priority=TOO_LARGE),
     "message id": lambda key: message(key, LONE_SURROGATE),
     "child": lambda key: append(key, children=(new_run("never"), new_run(LONE_SURROGATE))),
+    "sent message's run": lambda key: append(key, messages=(message(0, run_id=LONE_SURROGATE),)),
     "sent message": lambda key: append(key, messages=(message(key, name=LONE_SURROGATE),)),
 }
 

@@ -176,7 +176,7 @@ def due_in_counted_by_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def clocks_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evolve, "_stop_clock", lambda _branch, _at_ms: None)
+    monkeypatch.setattr(evolve, "stop_clock", lambda _branch, _at_ms: None)
 
 
 def frozen_and_not_rebased(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def frozen_and_not_rebased(monkeypatch: pytest.MonkeyPatch) -> None:
         if branch.left_ms is not None:
             branch.due_at_ms, branch.left_ms = branch.since_ms + branch.left_ms, None
 
-    monkeypatch.setattr(evolve, "_start_clock", start)
+    monkeypatch.setattr(evolve, "start_clock", start)
 
 
 def deadline_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -439,12 +439,12 @@ BUGS: dict[str, Plant] = {
     "the header forgets the delay": in_header(due_in_ms=None),
     "the header never says that a step completed": in_header(completes=False),
     "a pause forgets the run's time-out": in_evolve(forgets_the_deadline_in_a_pause),
-    "a clock that stood still has nothing left": instead_of(evolving, "_start_clock", starts_with_nothing_left),
+    "a clock that stood still has nothing left": instead_of(evolving, "start_clock", starts_with_nothing_left),
     "a clock that stood still starts from its arrival": instead_of(
-        evolving, "_start_clock", starts_where_it_was
+        evolving, "start_clock", starts_where_it_was
     ),
-    "a pause does not stop clocks": instead_of(evolving, "_stop_clock", lambda *_: None),
-    "a pause moves a named moment": instead_of(evolving, "_stop_clock", stops_also_what_is_named),
+    "a pause does not stop clocks": instead_of(evolving, "stop_clock", lambda *_: None),
+    "a pause moves a named moment": instead_of(evolving, "stop_clock", stops_also_what_is_named),
     "a pause is not handed on to new branches": in_evolve(starts_unpaused),
     "a held branch owes its attempt": instead_of(Run, "holds", lambda *_: False),
     "a pause step is not recorded": in_decide(

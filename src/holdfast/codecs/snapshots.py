@@ -8,13 +8,50 @@ from typing import Any
 
 import msgspec
 
-from holdfast.core.entries import Arrival, Failure, Paused, RunCancelled
+from holdfast.core.entries import (
+    Arrival,
+    Child,
+    Failure,
+    OperationKind,
+    Paused,
+    RunBlocked,
+    RunCancelled,
+    Wait,
+)
 from holdfast.core.evolve import recount
-from holdfast.core.run import Branch, BranchStatus, Run, RunStatus, Value
+from holdfast.core.run import (
+    NO_OPERATIONS,
+    NO_VARIABLES,
+    Branch,
+    BranchStatus,
+    Operation,
+    OperationStatus,
+    Run,
+    RunStatus,
+    Value,
+)
 
 Reference = int | dict[str, Any]
 """Index into the table of payloads, or by branch the references of a value that a join has made."""
-_VERSION = 2
+_VERSION = 3
+
+
+class _OperationState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    key: str
+    kind: OperationKind
+    position: int
+    status: OperationStatus
+    attempt: int
+    output: int
+    failure: Failure | None
+    budgets: dict[str, int]
+    due_at_ms: int | None
+    left_ms: int | None
+    since_ms: int
+    wait: Wait | None
+    child: Child | None
+    ended: tuple[int, ...]
+    heartbeat: bytes | None
 
 
 class _BranchState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -34,6 +71,11 @@ class _BranchState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbi
     budgets: dict[str, int]
     failure: Failure | None
     was: BranchStatus | None
+    operations: list[_OperationState]
+    sets: dict[str, int]
+    heartbeat: bytes | None
+    progress: bytes | None
+    culprit: str
 
 
 class _RunState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -58,6 +100,7 @@ class _RunState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     pause: Paused | None
     paused_at_ms: int
     cancel: RunCancelled | None
+    blocked: RunBlocked | None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -91,6 +134,7 @@ def encode_run(run: Run) -> bytes:
         run.pause,
         run.paused_at_ms,
         run.cancel,
+        run.blocked,
     )
     return _encoder.encode(state)
 
@@ -114,6 +158,7 @@ def _run(run_id: str, state: _RunState) -> Run:
         run.branches[each.id] = _branch(each, payloads)
     run.joining, run.waits = dict.fromkeys(state.joining), dict(state.waits)
     run.pause, run.paused_at_ms, run.cancel = state.pause, state.paused_at_ms, state.cancel
+    run.blocked = state.blocked
     run.timeout_ms, run.deadline_ms = state.timeout_ms, state.deadline_ms
     run.deadline_left_ms = state.deadline_left_ms
     recount(run)
@@ -142,7 +187,43 @@ def _branch_state(branch: Branch, table: dict[bytes, int]) -> _BranchState:
         branch.budgets,
         branch.failure,
         branch.was,
+        [_operation_state(each, table) for each in branch.operations.values()],
+        {name: table.setdefault(payload, len(table)) for name, payload in branch.sets.items()},
+        branch.heartbeat,
+        branch.progress,
+        branch.culprit,
     )
+
+
+def _operation_state(operation: Operation, table: dict[bytes, int]) -> _OperationState:
+    return _OperationState(
+        operation.key,
+        operation.kind,
+        operation.position,
+        operation.status,
+        operation.attempt,
+        table.setdefault(operation.output, len(table)),
+        operation.failure,
+        operation.budgets,
+        operation.due_at_ms,
+        operation.left_ms,
+        operation.since_ms,
+        operation.wait,
+        operation.child,
+        operation.ended,
+        operation.heartbeat,
+    )
+
+
+def _operation(state: _OperationState, payloads: list[bytes]) -> Operation:
+    operation = Operation(state.key, state.kind, state.position)
+    operation.status, operation.attempt = state.status, state.attempt
+    operation.output, operation.failure = payloads[state.output], state.failure
+    operation.budgets, operation.since_ms = state.budgets, state.since_ms
+    operation.due_at_ms, operation.left_ms = state.due_at_ms, state.left_ms
+    operation.wait, operation.child, operation.ended = state.wait, state.child, state.ended
+    operation.heartbeat = state.heartbeat
+    return operation
 
 
 def _branch(state: _BranchState, payloads: list[bytes]) -> Branch:
@@ -153,6 +234,9 @@ def _branch(state: _BranchState, payloads: list[bytes]) -> Branch:
     branch.due_at_ms, branch.left_ms, branch.was = state.due_at_ms, state.left_ms, state.was
     branch.variables = {name: payloads[index] for name, index in state.variables.items()}
     branch.visits, branch.budgets, branch.failure = state.visits, state.budgets, state.failure
+    branch.operations = {each.key: _operation(each, payloads) for each in state.operations} or NO_OPERATIONS
+    branch.sets = {name: payloads[index] for name, index in state.sets.items()} or NO_VARIABLES
+    branch.heartbeat, branch.progress, branch.culprit = state.heartbeat, state.progress, state.culprit
     return branch
 
 

@@ -8,11 +8,15 @@ settled at the end of the turn, over the state *and* the turn's own entries.
 from collections.abc import Sequence
 from typing import assert_never
 
-from holdfast.core import control, joins, retries, steps, waits
+from holdfast.core import control, joins, operations, retries, steps, waits
 from holdfast.core.entries import Entry, Failure
 from holdfast.core.events import (
+    AttemptDiverged,
+    AttemptEnded,
     AttemptFailed,
     AttemptSucceeded,
+    AttemptSuspended,
+    ChildEnded,
     ControlRequested,
     DeadlinePassed,
     Event,
@@ -61,19 +65,33 @@ def decide(workflow: Workflow, run: Run, events: Sequence[Event]) -> list[Entry]
 
 def _decide(turn: Turn, event: Event) -> None:
     match event:
-        case AttemptSucceeded():
-            steps.attempt_succeeded(turn, event)
-        case AttemptFailed():
-            retries.attempt_failed(turn, event)
+        case AttemptSucceeded() | AttemptFailed() | AttemptSuspended() | AttemptDiverged():
+            _attempt_ended(turn, event)
         case SignalArrived():
             waits.signal_arrived(turn, event)
         case TimerFired():
-            waits.timer_fired(turn, event)
+            (operations if event.key else waits).timer_fired(turn, event)
+        case ChildEnded():
+            operations.child_ended(turn, event)
         case ControlRequested():
             control.control_requested(turn, event)
         case DeadlinePassed():
             waits.deadline_passed(turn, event)
         case StartRequested():
             steps.start_requested(turn, event)
+        case _:
+            operations.operating(turn, event)
+
+
+def _attempt_ended(turn: Turn, event: AttemptEnded) -> None:
+    match event:
+        case AttemptSucceeded():
+            steps.attempt_succeeded(turn, event)
+        case AttemptFailed():
+            retries.attempt_failed(turn, event)
+        case AttemptSuspended():
+            operations.attempt_suspended(turn, event)
+        case AttemptDiverged():
+            operations.attempt_diverged(turn, event)
         case _:
             assert_never(event)

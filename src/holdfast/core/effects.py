@@ -17,12 +17,13 @@ class StartAttempt(msgspec.Struct, frozen=True, gc=False):
 class ArmTimer(msgspec.Struct, frozen=True):
     """Carry out `then`, or report it, when the store's clock reaches `due_at_ms`, never earlier.
 
-    `branch` is whose timer it is, "" for the whole run's.
+    `branch` is whose timer it is, "" for the whole run's; `key` is that of the operation of its step, or "".
     """
 
     branch: str
     due_at_ms: int
     then: StartAttempt | TimerFired | DeadlinePassed
+    key: str = ""
 
 
 Effect = StartAttempt | ArmTimer

@@ -11,7 +11,10 @@ from typing import Literal
 import msgspec
 
 ArrivalKind = Literal["task", "join", "sleep", "wait_signal"]
+OperationKind = Literal["step", "record", "value", "patch", "sleep", "wait_signal", "child", "scopes"]
 NOTHING_SET: Mapping[str, bytes] = {}
+DELETED = b""
+"""In `sets`: the variable is gone. No encoded value is empty."""
 
 
 class Wait(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -109,7 +112,8 @@ class RetryScheduled(
 ):
     """An attempt failed; attempt number `attempt` may start `delay_ms` after this entry's stamp.
 
-    `pattern` names the policy whose budget this retry was counted under.
+    `pattern` names the policy whose budget this retry was counted under. `operation` is the key of the one
+    whose failure it was, "" for none: it and what followed from it are asked for anew.
     """
 
     branch: str
@@ -119,6 +123,7 @@ class RetryScheduled(
     delay_ms: int
     pattern: str
     failure: Failure
+    operation: str = ""
 
 
 class BranchJoined(
@@ -142,13 +147,17 @@ class RunCompleted(
 
 
 class RunFailed(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True):
-    """The run is over; unfinished branches were cancelled. `branch` is "" where no branch failed."""
+    """The run is over; unfinished branches were cancelled. `branch` is "" where no branch failed.
+
+    `operation` is the key of the operation whose failure it was: a retry of the run asks for that anew.
+    """
 
     branch: str
     step: str
     visit: int
     attempt: int
     failure: Failure
+    operation: str = ""
 
 
 class SleepEnded(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
@@ -212,10 +221,133 @@ class RunReopened(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid
     by: str
 
 
+class RunBlocked(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """The run cannot go on as its code is now; whatever is recorded next says that it can.
+
+    `code` is for programs: `definition_changed`. `detail` says what was expected and what was found.
+    """
+
+    branch: str
+    step: str
+    visit: int
+    code: str
+    detail: str
+
+
+class Child(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A run that another one has started, and whose outcome it waits for."""
+
+    id: str
+    workflow: str
+
+
+class OperationBegun(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """The body of a step asked for what takes time: a sleep, a signal, or a child run.
+
+    Attributes:
+        key: Names the operation within this visit of the step: `name#n`, after the keys of the parallel work
+            that it is part of: `gather#1/0/charge#2`.
+        wait: For kinds `sleep` and `wait_signal`.
+        child: For kind `child`: it is started in the same transaction.
+        sets: Variables that the body has set since the operation before; `DELETED` for one that is gone.
+    """
+
+    branch: str
+    step: str
+    visit: int
+    key: str
+    kind: OperationKind
+    wait: Wait | None = None
+    child: Child | None = None
+    sets: Mapping[str, bytes] = NOTHING_SET
+
+
+class OperationCompleted(
+    msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True
+):
+    """An operation has this output, whenever the body asks for it. `seq`: the message it came with, or 0."""
+
+    branch: str
+    step: str
+    visit: int
+    key: str
+    kind: OperationKind
+    output: bytes
+    seq: int = 0
+    sets: Mapping[str, bytes] = NOTHING_SET
+
+
+class OperationFailed(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """An operation has failed for good, whenever the body asks for it. `seq` as for a completed one."""
+
+    branch: str
+    step: str
+    visit: int
+    key: str
+    kind: OperationKind
+    failure: Failure
+    seq: int = 0
+    sets: Mapping[str, bytes] = NOTHING_SET
+
+
+class OperationRetried(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """An attempt of an operation failed; number `attempt` may start `delay_ms` after this entry's stamp."""
+
+    branch: str
+    step: str
+    visit: int
+    key: str
+    attempt: int
+    delay_ms: int
+    pattern: str
+    failure: Failure
+    sets: Mapping[str, bytes] = NOTHING_SET
+
+
+class ScopesClosed(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """Parallel work of a body has ended before all of it had: `ended` had by then, the rest is cancelled."""
+
+    branch: str
+    step: str
+    visit: int
+    key: str
+    ended: tuple[int, ...]
+
+
+class StepSuspended(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """The body of a step waits for nothing but its operations, and was put away until one of them is done."""
+
+    branch: str
+    step: str
+    visit: int
+
+
+class Reported(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """The body of a step has something to say: `progress` to people, `heartbeat` to its next attempt."""
+
+    branch: str
+    step: str
+    visit: int
+    key: str
+    kind: Literal["progress", "heartbeat"]
+    payload: bytes
+
+
 Control = Paused | Unpaused | RunCancelled | RunReopened
 """Entries that somebody outside asks for."""
 
 Moved = StepCompleted | BranchJoined | SleepEnded | SignalReceived | WaitTimedOut
 """Entries by which a branch leaves a step."""
 
-Entry = RunStarted | Moved | RetryScheduled | Control | RunCompleted | RunFailed
+Operated = (
+    OperationBegun
+    | OperationCompleted
+    | OperationFailed
+    | OperationRetried
+    | ScopesClosed
+    | StepSuspended
+    | Reported
+)
+"""Entries about what the body of a step does, while its branch stays there."""
+
+Entry = RunStarted | Moved | Operated | RetryScheduled | Control | RunCompleted | RunFailed | RunBlocked

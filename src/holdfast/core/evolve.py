@@ -7,13 +7,25 @@ user, so that a journal replays exactly under every later version.
 from collections.abc import Iterable, Mapping
 from typing import assert_never
 
+from holdfast.core.clocks import (
+    arm,
+    arm_operation,
+    disarm,
+    disarm_operation,
+    is_frozen,
+    pending,
+    start_clock,
+    stop_clock,
+)
 from holdfast.core.entries import (
+    DELETED,
     Arrival,
     BranchJoined,
     Control,
     Entry,
     Paused,
     RetryScheduled,
+    RunBlocked,
     RunCancelled,
     RunCompleted,
     RunFailed,
@@ -25,11 +37,13 @@ from holdfast.core.entries import (
     Unpaused,
     WaitTimedOut,
 )
-from holdfast.core.run import MAIN, OPEN, OWING, Branch, BranchStatus, Run, is_moment
+from holdfast.core.operated import await_operation, forget_all, forget_from, operated, put_away, take_up
+from holdfast.core.run import ATTEMPTING, MAIN, OPEN, Branch, BranchStatus, Run
 
 
 def evolve(run: Run, entry: Entry, at_ms: int) -> None:
     """Apply one recorded entry, stamped `at_ms` by the store. The only way a run changes."""
+    run.blocked = entry if type(entry) is RunBlocked else None
     match entry:
         case StepCompleted():
             _step_completed(run, entry, at_ms)
@@ -43,9 +57,13 @@ def evolve(run: Run, entry: Entry, at_ms: int) -> None:
             run.output_branch = entry.branch
             run.deadline_ms = run.deadline_left_ms = None
             run.status = "completed"
-        case _:
+        case RunFailed() | RunCancelled() | RunReopened() | Paused() | Unpaused() | RunBlocked():
             _controlled(run, entry, at_ms)
-    if run.active:
+        case _:
+            operated(run, entry, at_ms)
+    if run.blocked is not None:
+        run.status = "blocked"
+    elif run.active:
         run.status = "running"
     elif run.open:
         run.status = "suspended" if run.pause is None and not run.paused else "paused"
@@ -61,8 +79,10 @@ def replay(run_id: str, entries: Iterable[tuple[Entry, int]]) -> Run:
     return run
 
 
-def _controlled(run: Run, entry: RunFailed | Control, at_ms: int) -> None:
+def _controlled(run: Run, entry: RunFailed | RunBlocked | Control, at_ms: int) -> None:
     match entry:
+        case RunBlocked():
+            pass
         case RunFailed() | RunCancelled():
             _run_ended(run, entry, at_ms)
         case RunReopened():
@@ -78,8 +98,11 @@ def recount(run: Run) -> None:
     branches = [branch for branch in run.branches.values() if branch.status in OPEN]
     run.open, run.active, run.timers = len(branches), 0, {}
     run.paused = sum(branch.pause is not None for branch in branches)
+    run.children = {}
     for branch in branches:
-        _arm(run, branch)
+        arm(run, branch)
+        for operation in pending(branch):
+            await_operation(run, branch, operation)
 
 
 def _run_started(run: Run, entry: RunStarted, at_ms: int) -> None:
@@ -96,9 +119,11 @@ def _run_started(run: Run, entry: RunStarted, at_ms: int) -> None:
 def _step_completed(run: Run, entry: StepCompleted, at_ms: int) -> None:
     branch = run.branches[entry.branch]
     branch.value = entry.output
-    if entry.sets:
-        branch.variables.update(entry.sets)
+    if entry.sets or branch.sets:
+        _set(branch, {**branch.sets, **entry.sets})
     arrivals = entry.arrivals
+    if branch.operations or branch.heartbeat is not None or branch.progress is not None:
+        forget_all(branch, run)
     if len(arrivals) == 1 and branch.status == "active" and branch.attempt == 1:
         arrival = arrivals[0]
         if arrival.kind == "task" and arrival.branch == branch.id:
@@ -108,6 +133,14 @@ def _step_completed(run: Run, entry: StepCompleted, at_ms: int) -> None:
             return
     _leave(run, branch)
     _arrive(run, branch, arrivals, at_ms)
+
+
+def _set(branch: Branch, sets: Mapping[str, bytes]) -> None:
+    for name, payload in sets.items():
+        if payload == DELETED:
+            branch.variables.pop(name, None)
+        else:
+            branch.variables[name] = payload
 
 
 def _moved(run: Run, entry: SleepEnded | WaitTimedOut | SignalReceived | BranchJoined, at_ms: int) -> None:
@@ -123,6 +156,8 @@ def _moved(run: Run, entry: SleepEnded | WaitTimedOut | SignalReceived | BranchJ
 def _retry_scheduled(run: Run, entry: RetryScheduled, at_ms: int) -> None:
     branch = run.branches[entry.branch]
     _leave(run, branch)
+    if entry.operation:
+        forget_from(run, branch, entry.operation)
     branch.attempt = entry.attempt
     branch.budgets[entry.pattern] = branch.budgets.get(entry.pattern, 0) + 1
     branch.failure = entry.failure
@@ -138,12 +173,14 @@ def _run_ended(run: Run, entry: RunFailed | RunCancelled, at_ms: int) -> None:
         if branch.status in OPEN:
             was = branch.status
             _leave(run, branch)
-            _stop_clock(branch, at_ms)
+            stop_clock(branch, at_ms)
+            put_away(run, branch, at_ms)
             branch.was = was if can_reopen else None
             branch.status = "cancelled"
             if isinstance(entry, RunFailed) and branch.id == entry.branch:
                 branch.status = "failed"
                 branch.failure = entry.failure
+                branch.culprit = entry.operation
     run.deadline_ms = run.deadline_left_ms = None
     if isinstance(entry, RunFailed):
         run.failure = entry.failure
@@ -163,7 +200,9 @@ def _run_reopened(run: Run, at_ms: int) -> None:
         if was is None:
             continue
         branch.pause = None
-        if branch.status == "failed" and was in OWING:
+        take_up(run, branch, at_ms)
+        if branch.status == "failed" and was in ATTEMPTING:
+            forget_from(run, branch, branch.culprit)
             branch.attempt += 1
             branch.budgets = {}
             _enter(run, branch, "active", None, at_ms)
@@ -171,8 +210,9 @@ def _run_reopened(run: Run, at_ms: int) -> None:
             branch.since_ms = at_ms
             _enter(run, branch, was, _due_at_ms(branch.at, at_ms), at_ms)
         else:
-            _start_clock(branch, at_ms)
-            _enter(run, branch, was, branch.due_at_ms, at_ms)
+            start_clock(branch, at_ms)
+            # What a body waited for may have gone with the failure: it is to look.
+            _enter(run, branch, "active" if was == "suspended" else was, branch.due_at_ms, at_ms)
 
 
 def _pause_changed(run: Run, entry: Paused | Unpaused, at_ms: int) -> None:
@@ -180,7 +220,9 @@ def _pause_changed(run: Run, entry: Paused | Unpaused, at_ms: int) -> None:
     branches = list(run.branches.values()) if whole else [run.branches[entry.branch]]
     branches = [branch for branch in branches if branch.status in OPEN]
     for branch in branches:
-        _disarm(run, branch)
+        disarm(run, branch)
+        for operation in pending(branch):
+            disarm_operation(run, branch, operation)
     if whole:
         _pause_run(run, entry if isinstance(entry, Paused) else None, at_ms)
     if not whole or isinstance(entry, Unpaused):
@@ -188,11 +230,12 @@ def _pause_changed(run: Run, entry: Paused | Unpaused, at_ms: int) -> None:
             branch.pause, branch.paused_at_ms = entry if isinstance(entry, Paused) else None, at_ms
     run.paused = sum(b.pause is not None for b in run.branches.values() if b.status in OPEN)
     for branch in branches:
-        if _is_frozen(run, branch):
-            _stop_clock(branch, at_ms)
-        else:
-            _start_clock(branch, at_ms)
-        _arm(run, branch)
+        turn_clock = stop_clock if is_frozen(run, branch) else start_clock
+        turn_clock(branch, at_ms)
+        arm(run, branch)
+        for operation in pending(branch):
+            turn_clock(operation, at_ms)
+            arm_operation(run, branch, operation)
 
 
 def _pause_run(run: Run, pause: Paused | None, at_ms: int) -> None:
@@ -205,7 +248,7 @@ def _pause_run(run: Run, pause: Paused | None, at_ms: int) -> None:
 
 def _leave(run: Run, branch: Branch) -> None:
     """Take an open branch from where it is; it is completed unless it arrives somewhere."""
-    _disarm(run, branch)
+    disarm(run, branch)
     run.joining.pop(branch.id, None)
     run.waits.pop(branch.id, None)
     run.paused -= branch.pause is not None
@@ -246,42 +289,12 @@ def _enter(run: Run, branch: Branch, status: BranchStatus, due_at_ms: int | None
     """Make a branch that is at a place open there."""
     branch.status = status
     branch.due_at_ms, branch.left_ms = due_at_ms, None
-    if _is_frozen(run, branch):
-        _stop_clock(branch, at_ms)
+    if is_frozen(run, branch):
+        stop_clock(branch, at_ms)
     run.open += 1
     run.paused += branch.pause is not None
     if status == "joining":
         run.joining[branch.id] = None
     elif status == "waiting" and branch.at is not None and branch.at.wait is not None:
         run.waits[branch.id] = branch.at.wait.signal
-    _arm(run, branch)
-
-
-def _arm(run: Run, branch: Branch) -> None:
-    """Count what the branch does by itself: an attempt now, or something when its clock has run out."""
-    if branch.status == "active":
-        run.active += not run.holds(branch)
-    elif branch.due_at_ms is not None and not (branch.status == "backoff" and run.holds(branch)):
-        run.timers[branch.id] = branch.due_at_ms
-
-
-def _disarm(run: Run, branch: Branch) -> None:
-    if branch.status == "active":
-        run.active -= not run.holds(branch)
-    else:
-        run.timers.pop(branch.id, None)
-
-
-def _is_frozen(run: Run, branch: Branch) -> bool:
-    return (run.pause is not None and run.pause.freezes) or (branch.pause is not None and branch.pause.freezes)
-
-
-def _stop_clock(branch: Branch, at_ms: int) -> None:
-    """Keep what is left instead of the due time; a moment that was named as such stays where it is."""
-    if branch.due_at_ms is not None and not (branch.at is not None and is_moment(branch.at)):
-        branch.left_ms, branch.due_at_ms = branch.due_at_ms - at_ms, None
-
-
-def _start_clock(branch: Branch, at_ms: int) -> None:
-    if branch.left_ms is not None:
-        branch.due_at_ms, branch.left_ms = at_ms + branch.left_ms, None
+    arm(run, branch)

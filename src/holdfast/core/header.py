@@ -10,20 +10,25 @@ from collections.abc import Iterable
 
 import msgspec
 
+from holdfast.core.clocks import pending
 from holdfast.core.entries import (
     Arrival,
     Entry,
     Moved,
+    Operated,
+    OperationCompleted,
+    OperationFailed,
     RetryScheduled,
     RunCompleted,
     RunStarted,
     SignalReceived,
     SleepEnded,
     StepCompleted,
+    StepSuspended,
     WaitTimedOut,
 )
 from holdfast.core.evolve import evolve
-from holdfast.core.run import Run, RunStatus
+from holdfast.core.run import Branch, Run, RunStatus
 
 _STAMP = 2**60
 """Later than any instant, and so far from all of them that no duration leads from one side to the other."""
@@ -52,6 +57,8 @@ class Header(msgspec.Struct, frozen=True, gc=False):
 
 
 _MOVES = (StepCompleted, SleepEnded, SignalReceived)
+_COMPLETES = (*_MOVES, OperationCompleted, OperationFailed)
+_OPERATING = frozenset({"active", "suspended"})
 _NEXT_STEP = Header("running", 0, None, completes=True)
 _FIRST_STEP = Header("running", 0)
 _COMPLETED = Header("completed", completes=True)
@@ -62,19 +69,31 @@ def header_after(run: Run, entries: list[Entry]) -> Header:
     often = _often(run, entries)
     if often is not None:
         return often
-    after = run
-    if entries:
-        after = _copied(run, entries)
-        for entry in entries:
-            evolve(after, entry, _STAMP)
-    times_out = any(isinstance(entry, WaitTimedOut) for entry in entries)
-    completes = times_out or any(isinstance(entry, _MOVES) for entry in entries)
+    after = run_after(run, entries)
+    times_out = any(_times_out(entry) for entry in entries)
+    completes = times_out or any(isinstance(entry, _COMPLETES) for entry in entries)
     if after.is_over or after.active:
         return Header(after.status, 0 if after.active else None, None, completes, times_out)
     dues = after.dues()
     absolute = min((due for due in dues if due < _STAMP // 2), default=None)
     relative = min((due - _STAMP for due in dues if due >= _STAMP // 2), default=None)
     return Header(after.status, absolute, relative, completes, times_out)
+
+
+def run_after(run: Run, entries: list[Entry]) -> Run:
+    """A copy of `run` with `entries` applied at a stamp that stands for itself; itself where there are none."""
+    if not entries:
+        return run
+    after = _copied(run, entries)
+    for entry in entries:
+        evolve(after, entry, _STAMP)
+    return after
+
+
+def _times_out(entry: Entry) -> bool:
+    return isinstance(entry, WaitTimedOut) or (
+        isinstance(entry, OperationFailed) and entry.kind == "wait_signal"
+    )
 
 
 def _often(run: Run, entries: list[Entry]) -> Header | None:
@@ -89,6 +108,10 @@ def _often(run: Run, entries: list[Entry]) -> Header | None:
             return _COMPLETED
     elif type(first) is RunStarted and len(entries) == 1 and _is_task(first.arrivals):
         return _FIRST_STEP
+    elif type(first) is OperationCompleted and len(entries) == 1 and run.pause is None and not run.paused:
+        # Whoever makes an attempt goes on with what the operation gave.
+        is_attempting = run.branches[first.branch].status in _OPERATING
+        return _NEXT_STEP if is_attempting else None
     return None
 
 
@@ -101,19 +124,34 @@ def _copied(run: Run, entries: list[Entry]) -> Run:
     after = copy.copy(run)
     after.branches = dict(run.branches)
     after.joining, after.waits, after.timers = dict(run.joining), dict(run.waits), dict(run.timers)
+    after.children = dict(run.children)
     for name in _concerned(run, entries):
         branch = after.branches.get(name)
         if branch is not None:
             branch = after.branches[name] = copy.copy(branch)
             branch.variables, branch.visits = dict(branch.variables), dict(branch.visits)
             branch.budgets = dict(branch.budgets)
+            if branch.operations:
+                _copy_operations(branch, entries)
     return after
+
+
+def _copy_operations(branch: Branch, entries: list[Entry]) -> None:
+    """Only those that are not done, or that an entry names, can change."""
+    branch.operations = dict(branch.operations)
+    named = {
+        entry.key for entry in entries if isinstance(entry, Operated) and not isinstance(entry, StepSuspended)
+    }
+    changing = {each.key for each in pending(branch)} | (named & branch.operations.keys())
+    for key in changing:
+        operation = branch.operations[key] = copy.copy(branch.operations[key])
+        operation.budgets = dict(operation.budgets)
 
 
 def _concerned(run: Run, entries: list[Entry]) -> Iterable[str]:
     names: set[str] = set()
     for entry in entries:
-        if isinstance(entry, RetryScheduled):
+        if isinstance(entry, RetryScheduled | Operated):
             names.add(entry.branch)
         elif isinstance(entry, Moved):
             names.add(entry.branch)

@@ -1,7 +1,7 @@
 """Failed attempts (semantics rows 20, 23).
 
-active     --(AttemptFailed, a policy fits and has budget)-->  backoff: RetryScheduled
-active     --(AttemptFailed, none does)-->                     failed, and the run with it: RunFailed
+attempting --(AttemptFailed, a policy fits and has budget)-->  backoff: RetryScheduled
+attempting --(AttemptFailed, none does)-->                     failed, and the run with it: RunFailed
 any other  --(AttemptFailed)-->                                unchanged, the event is stale
 """
 
@@ -20,7 +20,7 @@ def attempt_failed(turn: Turn, event: AttemptFailed) -> None:
     policy = next((p for p in turn.workflow.retry(event.step) if p.matches(types)), None)
     used = 0 if policy is None else branch.budgets.get(policy.pattern, 0)
     if policy is None or used >= policy.max_retries:
-        turn.fail(branch.id, branch.at, event.attempt, failure)
+        turn.fail(branch.id, branch.at, event.attempt, failure, event.operation)
         return
     turn.entries.append(
         RetryScheduled(
@@ -31,5 +31,6 @@ def attempt_failed(turn: Turn, event: AttemptFailed) -> None:
             delay_ms=policy.delay_ms(retry=used + 1, chance=event.chance),
             pattern=policy.pattern,
             failure=failure,
+            operation=event.operation,
         )
     )

@@ -3,8 +3,8 @@
 import msgspec
 
 from holdfast.core.entries import Arrival, Entry, Failure, Paused, RunFailed, Unpaused
-from holdfast.core.events import AttemptFailed, AttemptSucceeded
-from holdfast.core.run import OWING, Branch, Run
+from holdfast.core.events import AttemptEnded, Operating
+from holdfast.core.run import ATTEMPTING, Branch, Run
 from holdfast.definition.workflow import Workflow
 
 JOURNAL_ENTRIES_MAX = 50_000
@@ -21,7 +21,7 @@ class Turn:
         joined: Arrivals at joins that were satisfied in this turn: nobody waits there any more.
         started: Ids of branches that start in this turn.
         pausing: Pauses of branches that come to them by the next entry.
-        moved: Branches that have stopped waiting in this turn, so that nothing else ends their wait.
+        moved: Places that have stopped waiting in this turn, so that nothing else ends their wait.
         over: Whether the run ends in this turn; then nothing more is decided.
     """
 
@@ -52,10 +52,10 @@ class Turn:
         self.pausing: tuple[Paused, ...] = ()
         self.moved: tuple[str, ...] = ()
 
-    def current(self, event: AttemptSucceeded | AttemptFailed) -> Branch | None:
-        """The branch that owes exactly this attempt, or None for a stale event."""
+    def current(self, event: AttemptEnded | Operating) -> Branch | None:
+        """The branch that makes exactly this attempt, or None for a stale event."""
         branch = self.run.branches.get(event.branch)
-        if branch is None or branch.status not in OWING or branch.attempt != event.attempt:
+        if branch is None or branch.status not in ATTEMPTING or branch.attempt != event.attempt:
             return None
         at = branch.at
         if at is None or at.step != event.step or at.visit != event.visit:
@@ -80,10 +80,12 @@ class Turn:
             self.entries += self.pausing
         self.pausing = ()
 
-    def fail(self, branch: str, at: Arrival | None, attempt: int, failure: Failure) -> None:
+    def fail(
+        self, branch: str, at: Arrival | None, attempt: int, failure: Failure, operation: str = ""
+    ) -> None:
         """End the run with a failure: of `branch` at `at`, or with "" of the run itself."""
         step, visit = (at.step, at.visit) if at is not None else ("", 0)
         if step and not failure.step:
             failure = msgspec.structs.replace(failure, step=step)
-        self.entries.append(RunFailed(branch, step, visit, attempt, failure))
+        self.entries.append(RunFailed(branch, step, visit, attempt, failure, operation))
         self.over = True

@@ -7,6 +7,7 @@ run        --(DeadlinePassed)-->                   failed: RunFailed
 any other  --(any of them)-->                      unchanged, the event is stale
 """
 
+from holdfast.core import operations
 from holdfast.core.edges import arrive, leave_by
 from holdfast.core.entries import Failure, SignalReceived, SleepEnded, WaitTimedOut
 from holdfast.core.events import DeadlinePassed, SignalArrived, TimerFired
@@ -19,7 +20,11 @@ def signal_arrived(turn: Turn, event: SignalArrived) -> None:
     """Give the signal to the branch that has waited longest for it; where none does, it stays pending."""
     for name, signal in turn.run.waits.items():
         if signal == event.name and name not in turn.moved:
-            branch = turn.run.branches[name]
+            branch = turn.run.branches.get(name)
+            if branch is None:
+                turn.moved += (name,)
+                operations.signal_arrived(turn, name, event)
+                return
             arrivals = leave_by(turn, branch, turn.workflow.steps[_step(branch)].edges)
             turn.moved += (name,)
             turn.record(SignalReceived(name, _step(branch), _visit(branch), event.seq, event.payload, arrivals))

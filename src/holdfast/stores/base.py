@@ -110,8 +110,9 @@ class Store(Protocol):
     async def commit(self, group: Sequence[Member]) -> list[Outcome]:
         """Write the members in one transaction; a run is named by one append at most.
 
-        A message to a run that is over is `Over`, unless its id was stored before. Messages that appends send
-        to such a run are dropped.
+        A message to a run that is over is `Over`, unless its id was stored before; to one that is not there it
+        is `Fenced`. Messages that appends send to such runs are dropped. A run is reached by its id once the
+        commit that inserted it has returned; whether it is within the same group is left open.
 
         Returns:
             One outcome per member, in order. A fenced, existing or refused member changes nothing for
@@ -234,11 +235,18 @@ class Store(Protocol):
         """Runs by descending key, `limit` at most, below the key `after`."""
         ...
 
-    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+    async def replace(self, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False) -> Outcome:
         """Put a new run in the place of the run `key`, in one transaction, if that still has this epoch.
 
         Id, key and the epochs go on: the epoch and the incarnation are one more, so whoever held the run is
         fenced. Journal, inbox, ids of messages and snapshot are gone, everything else is as after an insert.
+
+        Args:
+            new: Takes the place; its id must be that of the run.
+            key: Of the run.
+            epoch: Which it must have.
+            keep_inbox: Leave inbox, ids of messages and `messages_sent` as they are: the run goes on as a new
+                one, and what was sent to it and not consumed is for that one.
 
         Returns:
             `Applied`, or `Fenced` where the run is gone or has another epoch.

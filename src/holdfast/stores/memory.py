@@ -171,7 +171,7 @@ class MemoryStore(MemoryTables):
         is_held = new.worker is None or self._is_alive(new.worker, at_ms)
         return new if is_held else msgspec.structs.replace(new, worker=None)
 
-    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+    async def replace(self, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False) -> Outcome:
         """See `Store`."""
         old, at_ms = self._rows.get(key), self.now_ms()
         if old is None or old.epoch != epoch:
@@ -179,11 +179,13 @@ class MemoryStore(MemoryTables):
         alive = self._with_live_worker(new, at_ms)
         row = Row(key, msgspec.structs.replace(alive, id=old.new.id), at_ms)
         row.epoch, row.incarnation = epoch + 1, old.incarnation + 1
+        if keep_inbox:
+            row.inbox, row.message_ids, row.messages_sent = old.inbox, old.message_ids, old.messages_sent
         self._rows[key] = row
-        return Applied(at_ms, key, is_held=alive is new)
+        return Applied(at_ms, key, row.messages_sent, is_held=alive is new)
 
     def _send(self, message: Message, at_ms: int) -> Outcome:
-        row = self._rows.get(message.run_key)
+        row = self._find(message.run_id) if message.run_id else self._rows.get(message.run_key)
         if row is None or message.incarnation not in {None, row.incarnation}:
             return Fenced()
         is_new = message.id not in row.message_ids

@@ -44,6 +44,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         run_key: Whose inbox.
+        run_id: Whose inbox, by id, where the sender does not know the key; `run_key` is 0 then.
         incarnation: Dropped if the run has another one by now; None is for any.
         kind: `signal`, `cancel`, `pause`, `unpause`, `outcome`.
         name: For a signal its name, for an outcome the child's key.
@@ -57,6 +58,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     payload: bytes
     name: str = ""
+    run_id: str = ""
     incarnation: int | None = None
     wakes: tuple[str, ...] = ("pending", "running", "suspended", "paused")
 

@@ -9,6 +9,7 @@ Every other call goes through `_reach`, where the simulator puts its network and
 import asyncio
 import enum
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from holdfast.errors import StoreUnavailableError
@@ -245,9 +246,10 @@ class FaultyStore:
             lambda: self._inner.list_runs(status=status, workflow=workflow, limit=limit, after=after),
         )
 
-    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+    async def replace(self, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False) -> Outcome:
         """See `Store`."""
-        return await self._reach("replace", lambda: self._inner.replace(new, key=key, epoch=epoch))
+        replace = partial(self._inner.replace, keep_inbox=True) if keep_inbox else self._inner.replace
+        return await self._reach("replace", lambda: replace(new, key=key, epoch=epoch))
 
     async def delete(self, key: int) -> bool:
         """See `Store`."""

@@ -7,9 +7,12 @@ after all appends where one of them ends the run that it is for, so whether a ru
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
 
 from holdfast.stores.postgres.connection import Address, Connection, Row
+from holdfast.stores.postgres.inbox import keys_of
 from holdfast.stores.postgres.journal import Written, columns_of, entry_columns
 from holdfast.stores.postgres.queries import ENDED_LIST
 from holdfast.stores.records import (
@@ -255,6 +258,17 @@ class _Parts:
                 self.messages += ((place, member.key, message) for message in member.messages)
                 self.new += ((place, member.key, child) for child in member.children)
 
+    def unaddressed(self) -> list[str]:
+        """Ids of runs that are sent to and whose keys the senders do not know."""
+        return sorted({message.run_id for _, _, message in self.messages if message.run_id})
+
+    def address(self, keys: Mapping[str, int]) -> None:
+        """Put keys in the place of ids; an id that is not there gets a key that no run has."""
+        self.messages = [
+            (place, sender, msgspec.structs.replace(m, run_key=keys.get(m.run_id, 0)) if m.run_id else m)
+            for place, sender, m in self.messages
+        ]
+
     def keys(self) -> list[int]:
         """Of all runs that are appended or sent to, in the order in which they are locked."""
         return sorted(self.appends.keys() | {message.run_key for _, _, message in self.messages})
@@ -304,7 +318,7 @@ class _Parts:
 async def write_group(
     connection: Connection, address: Address, group: Sequence[Member], own: Sequence[str]
 ) -> Written:
-    """Write members of any kind in one statement.
+    """Write members of any kind in one statement; ids that messages name are looked up before it.
 
     Args:
         connection: Where to.
@@ -313,6 +327,8 @@ async def write_group(
         own: The workers of this process: others need no hint for what these hold.
     """
     parts = _Parts(group)
+    if ids := parts.unaddressed():
+        parts.address(await keys_of(connection, address, ids))
     appends = [append for _, append in parts.appends.values()]
     row = await connection.fetchrow(
         address.sql(_STATEMENT),
@@ -330,18 +346,16 @@ async def write_group(
     assert row is not None
     written = _written(group, parts, row)
     if any(isinstance(outcome, Over) for outcome in written.outcomes):
-        await _recall_stored(connection, address, group, written)
+        await _recall_stored(connection, address, parts, written)
     return written
 
 
-async def _recall_stored(
-    connection: Connection, address: Address, group: Sequence[Member], written: Written
-) -> None:
+async def _recall_stored(connection: Connection, address: Address, parts: _Parts, written: Written) -> None:
     """Acknowledge those messages to runs that are over which were stored before."""
     rows = [
-        (n, member.run_key, member.id)
-        for n, member in enumerate(group)
-        if isinstance(member, Message) and isinstance(written.outcomes[n], Over)
+        (place, message.run_key, message.id)
+        for place, sender, message in parts.messages
+        if sender is None and isinstance(written.outcomes[place], Over)
     ]
     assert written.at_ms is not None
     for n, key, count in await connection.fetch(address.sql(_STORED), *columns_of(rows, 3)):

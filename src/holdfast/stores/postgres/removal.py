@@ -30,17 +30,23 @@ entry as (
     select $1, n, 0, at_ms, entry from stamp, unnest($2::bytea[]) with ordinality as e (entry, n)
 )
 update {schema}.runs set epoch = epoch + 1, incarnation = incarnation + 1, position = cardinality($2::bytea[]),
-    messages_sent = 0, recoveries = 0, created_at_ms = at_ms, updated_at_ms = at_ms, worker = $3, status = $4,
+    messages_sent = case when $15 then messages_sent else 0 end, recoveries = 0,
+    created_at_ms = at_ms, updated_at_ms = at_ms, worker = $3, status = $4,
     due_at_ms = case when $5 then at_ms end, workflow = $6, fingerprint = $7, queue = $8, priority = $9,
     tags = $10, input_digest = $11, parent_key = $12, parent_incarnation = $13, parent_step = $14
 from stamp where key = $1
-returning at_ms
+returning at_ms, messages_sent
 """
 # The rows of these runs are locked, so nobody writes for them meanwhile. Served by the primary keys.
 _EMPTY = """
 with entry as (delete from {schema}.journal where run = any($1::bigint[])),
 message as (delete from {schema}.inbox where run = any($1::bigint[])),
 message_id as (delete from {schema}.message_ids where run = any($1::bigint[]))
+delete from {schema}.snapshots where run = any($1::bigint[])
+"""
+# The same of a run that keeps its inbox.
+_EMPTY_BUT_INBOX = """
+with entry as (delete from {schema}.journal where run = any($1::bigint[]))
 delete from {schema}.snapshots where run = any($1::bigint[])
 """
 _REMOVE = "delete from {schema}.runs where key = any($1::bigint[])"
@@ -85,23 +91,25 @@ LOCK_PARENT, LOCK_DELETED, LOCK_SWEPT, LIVE_PARENTS = map(
 )
 
 
-async def replace(connection: Connection, address: Address, new: NewRun, *, key: int, epoch: int) -> Outcome:
+async def replace(
+    connection: Connection, address: Address, new: NewRun, *, key: int, epoch: int, keep_inbox: bool
+) -> Outcome:
     """Put a new run in the place of one that has this epoch."""
     async with connection.transaction():
         row = await connection.fetchrow(address.sql(_LOCK_REPLACED), key, epoch, new.worker)
         if row is None:
             return Fenced()
         is_alive = bool(row[0])
-        await connection.execute(address.sql(_EMPTY), [key])
+        await connection.execute(address.sql(_EMPTY_BUT_INBOX if keep_inbox else _EMPTY), [key])
         row = await connection.fetchrow(
             address.sql(_REPLACE),
             *(key, new.entries, new.worker if is_alive and new.over is None else None),
             *(new.over or ("running" if is_alive else "pending"), new.over is None),
             *(new.workflow, new.fingerprint, new.queue, new.priority, json.dumps(new.tags), new.input_digest),
-            *(new.parent_key, new.parent_incarnation, new.parent_step),
+            *(new.parent_key, new.parent_incarnation, new.parent_step, keep_inbox),
         )
     assert row is not None
-    return Applied(row[0], key, is_held=new.worker is None or is_alive)
+    return Applied(row[0], key, row[1], is_held=new.worker is None or is_alive)
 
 
 async def delete(connection: Connection, address: Address, key: int) -> bool:

@@ -306,10 +306,10 @@ class PostgresStore:
         """See `Store`."""
         return await self._ask(queries.list_runs, status=status, workflow=workflow, limit=limit, after=after)
 
-    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+    async def replace(self, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False) -> Outcome:
         """See `Store`."""
         try:
-            outcome = await self._ask(removal.replace, new, key=key, epoch=epoch)
+            outcome = await self._ask(removal.replace, new, key=key, epoch=epoch, keep_inbox=keep_inbox)
         except StoreRefusedError as error:
             return Refused(error)
         if isinstance(outcome, Applied):

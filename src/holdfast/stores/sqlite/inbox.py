@@ -12,6 +12,9 @@ update runs set messages_sent = messages_sent + 1,
     due_at_ms = case when worker is null and instr(?, ',' || status || ',') then ? else due_at_ms end
 where key = ? returning messages_sent
 """
+# Served by the table's key, and by the unique index on ids.
+_BY_KEY = "select key, incarnation, messages_sent, status from runs where key = ?"
+_BY_ID = "select key, incarnation, messages_sent, status from runs where id = ?"
 _IS_KNOWN = "select 1 from message_ids where run = ? and id = ?"
 
 
@@ -22,13 +25,11 @@ def send(connection: sqlite3.Connection, message: Message, at_ms: int) -> Outcom
         `Applied`, also where it was there; `Fenced` where the run is gone or another incarnation of it lives;
         `Over` where the run takes no message any more.
     """
-    key = message.run_key
-    found = connection.execute(
-        "select incarnation, messages_sent, status from runs where key = ?", (key,)
-    ).fetchone()
-    if found is None or message.incarnation not in {None, found[0]}:
+    statement, whose = (_BY_ID, message.run_id) if message.run_id else (_BY_KEY, message.run_key)
+    found = connection.execute(statement, (whose,)).fetchone()
+    if found is None or message.incarnation not in {None, found[1]}:
         return Fenced()
-    _, messages_sent, status = found
+    key, _, messages_sent, status = found
     if status in ENDED:
         is_known = connection.execute(_IS_KNOWN, (key, message.id)).fetchone() is not None
         return Applied(at_ms, key, messages_sent) if is_known else Over(status)

@@ -11,10 +11,8 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 from holdfast.errors import HoldfastError, StoreRefusedError
 from holdfast.ports import Clock, Threads
 from holdfast.stores.records import (
-    Applied,
     Claimed,
     Definition,
-    Fenced,
     Member,
     NewRun,
     Outcome,
@@ -299,18 +297,24 @@ class SqliteStore(Reads):
         with self._stamped(connection) as at_ms:
             fn(connection, whose, at_ms)
 
-    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+    async def replace(self, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False) -> Outcome:
         """See `Store`."""
-        return await self._on_writer(self._replace, new, key, epoch)
+        write = partial(removal.replace, key=key, epoch=epoch, keep_inbox=keep_inbox)
+        return await self._on_writer(self._replace, new, write)
 
-    def _replace(self, connection: sqlite3.Connection, new: NewRun, key: int, epoch: int) -> Outcome:
+    def _replace(
+        self,
+        connection: sqlite3.Connection,
+        new: NewRun,
+        write: Callable[[sqlite3.Connection, NewRun, int], Outcome],
+    ) -> Outcome:
         try:
             with self._stamped(connection) as at_ms:
-                is_there = removal.replace(connection, new, at_ms, key=key, epoch=epoch)
+                outcome = write(connection, new, at_ms)
         except StoreRefusedError as error:
             return Refused(error)
         self._tidy(connection, journal.pages_written([new]) + removal.PAGES_EACH)
-        return Applied(at_ms, key) if is_there else Fenced()
+        return outcome
 
     async def delete(self, key: int) -> bool:
         """See `Store`."""

@@ -1,6 +1,6 @@
-"""A run in the place of another one: same id and key, the next epoch and incarnation, nothing else."""
+"""A run in the place of another one: same id and key, the next epoch and incarnation, at most its inbox."""
 
-from holdfast.stores.records import Applied, Fenced, JournalRow, RunRecord, Snapshot
+from holdfast.stores.records import Applied, Fenced, JournalRow, RunRecord, Snapshot, Unread
 from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     ME,
@@ -10,6 +10,7 @@ from holdfast.testing.contract.place import (
     applied,
     claim,
     commit_one,
+    ended,
     entries_of,
     find,
     insert,
@@ -148,3 +149,75 @@ class Replacing(Tests):
             assert (await find(store, "a")).recoveries == 1
             await store.replace(new_run("a"), key=key, epoch=1)
             assert (await find(store, "a")).recoveries == 0
+
+    async def test_it_keeps_the_inbox_of_the_run_before_where_it_is_asked_to(
+        self, place: Place, clock: VirtualClock
+    ) -> None:
+        async with place.opened() as store:
+            key = await insert_held(store, "a", parent_key=7, parent_incarnation=1, parent_step=b"old")
+            await store.commit([message(key, f"m-{n}", payload=b"%d" % n) for n in (1, 2, 3)])
+            await applied(store, append(key, entries=(b"2", b"3"), consumed=(2,), messages_read=3))
+            await store.save_snapshot(key, 1, Snapshot(3, b"state"))
+            inbox = await store.read_inbox(key)
+            clock.advance(1_000)
+            new = new_run(
+                "a", workflow="other", entries=(b"new",), input_digest=b"else", parent_key=8, parent_step=b"new"
+            )
+            done = await store.replace(new, key=key, epoch=1, keep_inbox=True)
+            assert done == Applied(store.now_ms(), key, 3)
+            assert [row.seq for row in inbox] == [1, 3]
+            assert await store.read_inbox(key) == inbox
+            assert await store.pending(key) == 2
+            row = await find(store, "a")
+            assert (row.incarnation, row.epoch, row.position, row.messages_sent) == (2, 2, 1, 3)
+            assert (row.status, row.worker, row.due_at_ms) == ("pending", None, store.now_ms())
+            assert (row.workflow, row.input_digest, row.created_at_ms) == ("other", b"else", store.now_ms())
+            assert (row.parent_key, row.parent_incarnation, row.parent_step) == (8, 0, b"new")
+            assert await store.read_journal(key) == [JournalRow(1, 0, store.now_ms(), b"new")]
+            assert await snapshot_of(store, key) is None
+            assert await claim(store, "other") == ["a"]
+
+    async def test_messages_to_a_run_that_kept_its_inbox_go_on_with_the_numbers(self, place: Place) -> None:
+        async with place.opened() as store:
+            key = await insert_held(store, "a")
+            await store.commit([message(key, "pending"), message(key, "consumed")])
+            await applied(store, append(key, consumed=(2,), messages_read=2))
+            await store.replace(new_run("a"), key=key, epoch=1, keep_inbox=True)
+            outcomes = await store.commit([message(key, known) for known in ("pending", "consumed", "new")])
+            assert [o.messages_sent for o in outcomes if isinstance(o, Applied)][-1] == 3
+            assert [(row.seq, row.id) for row in await store.read_inbox(key)] == [(1, "pending"), (3, "new")]
+            assert await commit_one(store, message(key, "late", incarnation=1)) == Fenced()
+
+    async def test_with_its_inbox_kept_whoever_held_the_run_is_fenced(self, place: Place) -> None:
+        async with place.opened() as store:
+            key = await insert_held(store, "a")
+            await applied(store, message(key))
+            await store.replace(new_run("a"), key=key, epoch=1, keep_inbox=True)
+            stale = append(key, entries=(b"stale",), consumed=(1,), messages_read=1)
+            assert await commit_one(store, stale) == Fenced()
+            assert await store.replace(new_run("a"), key=key, epoch=1, keep_inbox=True) == Fenced()
+            assert await entries_of(store, key) == [b"started"]
+            assert [row.seq for row in await store.read_inbox(key)] == [1]
+            assert (await find(store, "a")).incarnation == 2
+
+    async def test_what_was_carried_over_is_unread_for_the_run_that_goes_on(self, place: Place) -> None:
+        async with place.opened() as store:
+            key = await insert_held(store, "a")
+            await applied(store, message(key))
+            held = await store.replace(new_run("a", worker=ME), key=key, epoch=1, keep_inbox=True)
+            assert held == Applied(store.now_ms(), key, 1)
+            assert await store.counts(ME) == [(key, 1)]
+            assert await commit_one(store, ended(key, epoch=2)) == Unread(1)
+            await applied(store, parked(key, epoch=2))
+            assert await claim(store) == ["a"]
+
+    async def test_an_inbox_is_kept_of_its_run_only(self, place: Place) -> None:
+        async with place.opened() as store:
+            key, other = await insert_held(store, "a"), await insert_held(store, "b")
+            await store.commit([message(key), message(other)])
+            await store.replace(new_run("a"), key=key, epoch=1, keep_inbox=True)
+            await store.replace(new_run("b"), key=other, epoch=1)
+            assert [len(await store.read_inbox(each)) for each in (key, other)] == [1, 0]
+            await store.replace(new_run("a"), key=key, epoch=2)
+            assert await store.read_inbox(key) == []
+            assert (await applied(store, message(key))).messages_sent == 1

@@ -1,5 +1,6 @@
 """The contract as a whole: choose the class that fits the store, and say how it is made."""
 
+from holdfast.testing.contract.addressing import Addressing
 from holdfast.testing.contract.appends import Appends
 from holdfast.testing.contract.children import Children
 from holdfast.testing.contract.claims import Claims
@@ -21,6 +22,7 @@ from holdfast.testing.contract.workers import Workers
 
 
 class StoreContract(
+    Addressing,
     Appends,
     Children,
     Claims,

@@ -1,0 +1,218 @@
+"""How entries about a body's operations change its branch: the part of `evolve` for them.
+
+Whatever comes from a body shows that it lives, and what its operations give wakes it: a suspended branch is
+active again after each of these entries but the one that suspends it.
+"""
+
+from typing import assert_never
+
+from holdfast.core.clocks import (
+    arm_operation,
+    disarm,
+    disarm_operation,
+    is_frozen,
+    pending,
+    start_clock,
+    stop_clock,
+)
+from holdfast.core.entries import (
+    Operated,
+    OperationBegun,
+    OperationCompleted,
+    OperationFailed,
+    OperationKind,
+    OperationRetried,
+    Reported,
+    ScopesClosed,
+    StepSuspended,
+)
+from holdfast.core.run import (
+    NO_OPERATIONS,
+    NO_VARIABLES,
+    PENDING,
+    SCOPE,
+    Branch,
+    Operation,
+    Run,
+    place_of,
+)
+
+
+def operated(run: Run, entry: Operated, at_ms: int) -> None:
+    """Apply one entry about what the body of a step does."""
+    branch = run.branches[entry.branch]
+    match entry:
+        case OperationCompleted():
+            operation = _done(run, branch, entry)
+            operation.status = "completed"
+            operation.output = entry.output
+        case OperationFailed():
+            operation = _done(run, branch, entry)
+            operation.status = "failed"
+            operation.failure = entry.failure
+        case OperationBegun():
+            _begun(run, branch, entry, at_ms)
+        case OperationRetried():
+            _retried(run, branch, entry, at_ms)
+        case ScopesClosed():
+            _closed(run, branch, entry)
+        case Reported():
+            _reported(run, branch, entry, at_ms)
+        case StepSuspended():
+            disarm(run, branch)
+            branch.status, branch.due_at_ms = "suspended", None
+            return
+        case _:
+            assert_never(entry)
+    if branch.status == "suspended":
+        branch.status = "active"
+        run.active += not run.holds(branch)
+
+
+def forget_all(branch: Branch, run: Run) -> None:
+    """The branch leaves its step: operations are for that one visit."""
+    for operation in pending(branch):
+        _settle(run, branch, operation)
+    branch.operations, branch.sets = NO_OPERATIONS, NO_VARIABLES
+    branch.heartbeat = branch.progress = None
+
+
+def forget_from(run: Run, branch: Branch, key: str) -> None:
+    """Drop an operation that is to be asked for anew, and what was asked for because of what it gave.
+
+    That is whatever came later in its own scope, in those that were opened there, and in those around it. What
+    ran beside it knew nothing of it, and stays.
+    """
+    culprit = branch.operations.get(key)
+    if culprit is None:
+        return
+    scope = _scope(key)
+    for operation in list(branch.operations.values()):
+        other = _scope(operation.key)
+        if operation.position >= culprit.position and (other.startswith(scope) or scope.startswith(other)):
+            _settle(run, branch, operation)
+            del branch.operations[operation.key]
+
+
+def put_away(run: Run, branch: Branch, at_ms: int) -> None:
+    """The run is over: nothing is awaited any more, and clocks keep what is left for a run that is reopened."""
+    for operation in pending(branch):
+        place = place_of(branch.id, operation.key)
+        disarm_operation(run, branch, operation)
+        run.waits.pop(place, None)
+        run.children.pop(place, None)
+        stop_clock(operation, at_ms)
+
+
+def take_up(run: Run, branch: Branch, at_ms: int) -> None:
+    """The run is reopened: what its body waited for is awaited again. Children were cancelled: others start."""
+    for operation in pending(branch):
+        if operation.status == "child":
+            del branch.operations[operation.key]
+            continue
+        start_clock(operation, at_ms)
+        await_operation(run, branch, operation)
+
+
+def await_operation(run: Run, branch: Branch, operation: Operation) -> None:
+    """Note what an operation that is not done waits for."""
+    place = place_of(branch.id, operation.key)
+    if operation.status == "waiting" and operation.wait is not None:
+        run.waits[place] = operation.wait.signal
+    elif operation.status == "child" and operation.child is not None:
+        run.children[place] = operation.child
+    arm_operation(run, branch, operation)
+
+
+def _scope(key: str) -> str:
+    """The part of a key that names its scope, with the separator: no other scope's name begins so."""
+    return key[: key.rfind(SCOPE) + 1]
+
+
+def _operation(run: Run, branch: Branch, key: str, kind: OperationKind) -> Operation:
+    """The operation as known, or a new one."""
+    operation = branch.operations.get(key)
+    if operation is None:
+        if branch.operations is NO_OPERATIONS:
+            branch.operations = {}
+        operation = branch.operations[key] = Operation(key, kind, run.position + 1)
+    return operation
+
+
+def _settle(run: Run, branch: Branch, operation: Operation) -> None:
+    """An operation waits for nothing any more."""
+    if operation.status in PENDING:
+        place = place_of(branch.id, operation.key)
+        run.timers.pop(place, None)
+        run.waits.pop(place, None)
+        run.children.pop(place, None)
+        operation.due_at_ms = operation.left_ms = None
+
+
+def _done(run: Run, branch: Branch, entry: OperationCompleted | OperationFailed) -> Operation:
+    operation = _operation(run, branch, entry.key, entry.kind)
+    _settle(run, branch, operation)
+    operation.heartbeat = None
+    if entry.sets:
+        branch.sets = {**branch.sets, **entry.sets}
+    return operation
+
+
+def _begun(run: Run, branch: Branch, entry: OperationBegun, at_ms: int) -> None:
+    operation = _operation(run, branch, entry.key, entry.kind)
+    operation.wait, operation.child, operation.since_ms = entry.wait, entry.child, at_ms
+    if entry.kind == "child":
+        operation.status = "child"
+    else:
+        operation.status = "sleeping" if entry.kind == "sleep" else "waiting"
+    if entry.wait is not None:
+        for_ms = entry.wait.for_ms
+        operation.due_at_ms = entry.wait.until_ms if for_ms is None else at_ms + for_ms
+    if entry.sets:
+        branch.sets = {**branch.sets, **entry.sets}
+    if is_frozen(run, branch):
+        stop_clock(operation, at_ms)
+    await_operation(run, branch, operation)
+
+
+def _retried(run: Run, branch: Branch, entry: OperationRetried, at_ms: int) -> None:
+    operation = _operation(run, branch, entry.key, "step")
+    operation.budgets[entry.pattern] = operation.budgets.get(entry.pattern, 0) + 1
+    operation.failure, operation.attempt = entry.failure, entry.attempt
+    operation.since_ms, operation.due_at_ms = at_ms, at_ms + entry.delay_ms
+    _owe(run, branch, operation, at_ms)
+    if entry.sets:
+        branch.sets = {**branch.sets, **entry.sets}
+
+
+def _owe(run: Run, branch: Branch, operation: Operation, at_ms: int) -> None:
+    operation.status, operation.left_ms = "backoff", None
+    if is_frozen(run, branch):
+        stop_clock(operation, at_ms)
+    await_operation(run, branch, operation)
+
+
+def _closed(run: Run, branch: Branch, entry: ScopesClosed) -> None:
+    within = entry.key + SCOPE
+    for operation in list(branch.operations.values()):
+        if operation.key.startswith(within):
+            number = int(operation.key[len(within) :].partition(SCOPE)[0])
+            if number not in entry.ended:
+                _settle(run, branch, operation)
+                del branch.operations[operation.key]
+    _operation(run, branch, entry.key, "scopes").ended = entry.ended
+
+
+def _reported(run: Run, branch: Branch, entry: Reported, at_ms: int) -> None:
+    if entry.kind == "progress":
+        branch.progress = entry.payload
+    elif not entry.key:
+        branch.heartbeat = entry.payload
+    else:
+        operation = branch.operations.get(entry.key)
+        if operation is None:
+            # The first that is heard of it: its first attempt is under way, and owed if that is lost.
+            operation = _operation(run, branch, entry.key, "step")
+            operation.since_ms = operation.due_at_ms = at_ms
+            _owe(run, branch, operation, at_ms)
+        operation.heartbeat = entry.payload

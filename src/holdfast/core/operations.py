@@ -1,0 +1,177 @@
+"""What the body of a step asks for while it runs (semantics section 6, row 56).
+
+attempting          --(OperationRequested)-->                the operation is pending: OperationBegun
+attempting          --(OperationSucceeded)-->                it is done: OperationCompleted
+attempting          --(OperationRaised, a policy has budget)-->  its next attempt is owed: OperationRetried
+attempting          --(OperationRaised, none has)-->         it is done: OperationFailed
+attempting          --(ScopesEnded)-->                       what has not ended is cancelled: ScopesClosed
+attempting          --(BodyReported)-->                      the same: Reported
+attempting          --(AttemptSuspended, all pending)-->     suspended: StepSuspended
+attempting          --(AttemptDiverged)-->                   the run is blocked: RunBlocked
+operation sleeping  --(TimerFired)-->                        done: OperationCompleted
+operation waiting   --(SignalArrived)-->                     done: OperationCompleted
+operation waiting   --(TimerFired)-->                        done: OperationFailed
+operation child     --(ChildEnded)-->                        done: OperationCompleted, or OperationFailed
+any other           --(any of them)-->                       unchanged, the event is stale
+"""
+
+from holdfast.core.entries import (
+    Failure,
+    OperationBegun,
+    OperationCompleted,
+    OperationFailed,
+    OperationRetried,
+    Reported,
+    RunBlocked,
+    ScopesClosed,
+    StepSuspended,
+)
+from holdfast.core.events import (
+    AttemptDiverged,
+    AttemptSuspended,
+    BodyReported,
+    ChildEnded,
+    Operating,
+    OperationRaised,
+    OperationRequested,
+    OperationSucceeded,
+    ScopesEnded,
+    SignalArrived,
+    TimerFired,
+)
+from holdfast.core.run import PENDING, SCOPE, Branch, Operation, is_moment, place_of, split_place
+from holdfast.core.turn import Turn
+from holdfast.definition.policies import TIMEOUT
+
+DEFINITION_CHANGED = "definition_changed"
+NOTHING = b""
+"""The output of a sleep, which gives nothing."""
+
+
+def operating(turn: Turn, event: Operating) -> None:
+    """Record what a body that runs asks for or reports."""
+    branch = turn.current(event)
+    if branch is None or _is_closed(turn, branch, event.key):
+        return
+    at = (event.branch, event.step, event.visit)
+    known = branch.operations.get(event.key)
+    match event:
+        case OperationSucceeded() | OperationRaised():
+            if known is None or known.status == "backoff":
+                _attempted(turn, event, known)
+        case BodyReported():
+            if not event.key or known is None or known.status in PENDING:
+                turn.entries.append(Reported(*at, event.key, event.kind, event.payload))
+        case OperationRequested() if known is None:
+            begun = OperationBegun(*at, event.key, event.kind, event.wait, event.child, event.sets)
+            turn.entries.append(begun)
+        case ScopesEnded() if known is None:
+            turn.entries.append(ScopesClosed(*at, event.key, event.ended))
+        case _:
+            pass
+
+
+def attempt_suspended(turn: Turn, event: AttemptSuspended) -> None:
+    """Record that a body waits; not if what it waits for has come, and not if it was only told to stop."""
+    branch = turn.current(event)
+    if branch is None or branch.status == "suspended" or not event.awaited:
+        return
+    for key in event.awaited:
+        operation = branch.operations.get(key)
+        moved = place_of(branch.id, key) in turn.moved
+        if operation is None or operation.status not in PENDING or moved:
+            return
+    turn.entries.append(StepSuspended(event.branch, event.step, event.visit))
+
+
+def attempt_diverged(turn: Turn, event: AttemptDiverged) -> None:
+    """Block the run: somebody must bring back the code that its journal was made with."""
+    if turn.current(event) is None:
+        return
+    detail = (
+        f"step {event.step!r} of branch {event.branch!r} expected {event.expected}, and found {event.found}: "
+        "its code has changed since that was recorded"
+    )
+    turn.entries.append(RunBlocked(event.branch, event.step, event.visit, DEFINITION_CHANGED, detail))
+    turn.over = True
+
+
+def signal_arrived(turn: Turn, place: str, event: SignalArrived) -> None:
+    """Give the signal to the operation that has waited longest for it."""
+    branch = turn.run.branches[split_place(place)[0]]
+    if branch.at is not None:
+        at = (branch.id, branch.at.step, branch.at.visit)
+        key = split_place(place)[1]
+        turn.entries.append(OperationCompleted(*at, key, "wait_signal", event.payload, event.seq))
+
+
+def timer_fired(turn: Turn, event: TimerFired) -> None:
+    """End a sleep, or a wait without its signal; not if its clock says something else by now."""
+    branch = turn.run.branches.get(event.branch)
+    operation = None if branch is None else branch.operations.get(event.key)
+    place = place_of(event.branch, event.key)
+    if branch is None or operation is None or operation.due_at_ms != event.due_at_ms or place in turn.moved:
+        return
+    at = (event.branch, event.step, event.visit)
+    if not _is_there(branch, event) or (turn.has_stopped(branch.id) and not is_moment(operation)):
+        return
+    if operation.status == "sleeping":
+        turn.moved += (place,)
+        turn.entries.append(OperationCompleted(*at, event.key, "sleep", NOTHING))
+    elif operation.status == "waiting":
+        turn.moved += (place,)
+        signal = turn.run.waits[place]
+        failure = Failure(TIMEOUT, f"no signal {signal!r} came in time", (TIMEOUT, TimeoutError.__name__))
+        turn.entries.append(OperationFailed(*at, event.key, "wait_signal", failure))
+
+
+def child_ended(turn: Turn, event: ChildEnded) -> None:
+    """Give the outcome of a child run to the operation that has started it; nobody else may have it."""
+    branch = turn.run.branches.get(event.branch)
+    operation = None if branch is None else branch.operations.get(event.key)
+    if branch is None or operation is None or operation.child is None or not _is_there(branch, event):
+        return
+    if operation.status != "child" or operation.child.id != event.child:
+        return
+    at = (event.branch, event.step, event.visit)
+    turn.moved += (place_of(event.branch, event.key),)
+    if event.failure is None:
+        output = NOTHING if event.output is None else event.output
+        turn.entries.append(OperationCompleted(*at, event.key, "child", output, event.seq))
+    else:
+        turn.entries.append(OperationFailed(*at, event.key, "child", event.failure, event.seq))
+
+
+def _attempted(turn: Turn, event: OperationSucceeded | OperationRaised, known: Operation | None) -> None:
+    at = (event.branch, event.step, event.visit, event.key)
+    if isinstance(event, OperationSucceeded):
+        turn.entries.append(OperationCompleted(*at, event.kind, event.output, 0, event.sets))
+        return
+    failure, attempt = event.failure, 1 if known is None else known.attempt
+    types = failure.types or (failure.type,)
+    policy = next((policy for policy in event.retry if policy.matches(types)), None)
+    used = 0 if policy is None or known is None else known.budgets.get(policy.pattern, 0)
+    if policy is None or used >= policy.max_retries:
+        turn.entries.append(OperationFailed(*at, event.kind, failure, 0, event.sets))
+        return
+    delay_ms = policy.delay_ms(retry=used + 1, chance=event.chance)
+    turn.entries.append(OperationRetried(*at, attempt + 1, delay_ms, policy.pattern, failure, event.sets))
+
+
+def _is_there(branch: Branch, event: TimerFired | ChildEnded) -> bool:
+    return branch.at is not None and (branch.at.step, branch.at.visit) == (event.step, event.visit)
+
+
+def _is_closed(turn: Turn, branch: Branch, key: str) -> bool:
+    """Whether the operation belongs to parallel work that was cancelled, before or in this turn."""
+    if SCOPE not in key:
+        return False
+    closed = {entry.key: entry.ended for entry in turn.entries if isinstance(entry, ScopesClosed)}
+    parts = key.split(SCOPE)
+    for n in range(1, len(parts) - 1, 2):
+        around, number = SCOPE.join(parts[:n]), int(parts[n])
+        known = branch.operations.get(around)
+        ended = closed.get(around) if known is None else known.ended
+        if ended is not None and number not in ended:
+            return True
+    return False
