@@ -5,6 +5,7 @@ Every completed step is recorded before the next one starts, so a run survives c
 
 from holdfast import errors
 from holdfast.definition.flow import Flow
+from holdfast.definition.function import Function, workflow
 from holdfast.definition.policies import Retry
 from holdfast.definition.step import Edge, Join, Pause, Sleep, Step, WaitSignal
 from holdfast.definition.task import Task, task
@@ -12,6 +13,7 @@ from holdfast.definition.workflow import Workflow
 from holdfast.engine import AsyncEngine, AsyncHandle, arun
 from holdfast.errors import WorkflowError
 from holdfast.runtime.context import TaskContext, get_task_context
+from holdfast.runtime.durable import Context
 from holdfast.runtime.explain import Explanation
 from holdfast.runtime.views import JournalEntry, RunStatus, RunSummary
 from holdfast.sync import Engine, Handle, run
@@ -19,10 +21,12 @@ from holdfast.sync import Engine, Handle, run
 __all__ = [
     "AsyncEngine",
     "AsyncHandle",
+    "Context",
     "Edge",
     "Engine",
     "Explanation",
     "Flow",
+    "Function",
     "Handle",
     "Join",
     "JournalEntry",
@@ -42,4 +46,5 @@ __all__ = [
     "get_task_context",
     "run",
     "task",
+    "workflow",
 ]

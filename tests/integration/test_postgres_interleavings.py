@@ -607,6 +607,27 @@ async def test_a_new_run_takes_the_place_of_all_that_its_holder_wrote(
         assert (await table.store.commit([message(key)]))[0] == Applied(table.clock.wall_ms(), key, 1)
 
 
+@pytest.mark.parametrize("message_first", [True, False])
+async def test_no_message_is_lost_between_its_sender_and_a_run_that_keeps_its_inbox(
+    tmp_path: Path, message_first: bool
+) -> None:
+    async with laid(tmp_path) as table:
+        key = await insert_held(table.store, "a")
+        sender = await insert_held(table.store, "sender")
+        await applied(table.store, message(key))
+        replacing = table.stores[1].replace(new_run("a"), key=key, epoch=1, keep_inbox=True)
+        sent = append(sender, messages=(message(0, "m-2", run_id="a"),))
+        calls: list[Coroutine[Any, Any, Any]] = [table.store.commit([sent]), replacing]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            begun = await table.all_waiting(tasks, *(calls if message_first else reversed(calls)))
+        sending, replaced = begun if message_first else reversed(begun)
+        assert isinstance(sending.result()[0], Applied)
+        assert replaced.result().messages_sent == (2 if message_first else 1)
+        assert [(each.seq, each.id) for each in await table.store.read_inbox(key)] == [(1, "m-1"), (2, "m-2")]
+        row = await find(table.store, "a")
+        assert (row.incarnation, row.messages_sent, row.worker) == (2, 2, None)
+
+
 async def test_a_run_in_the_place_of_another_that_meets_a_reaper_is_left_to_others(tmp_path: Path) -> None:
     async with laid(tmp_path) as table:
         key = await insert(table.store, "a")

@@ -137,9 +137,11 @@ def restart_keeps_the_old_inbox(patch: pytest.MonkeyPatch) -> None:
     """A run that takes the place of another one gets the signals that were sent to that one."""
     right = MemoryStore.replace
 
-    async def replace(store: MemoryStore, new: NewRun, *, key: int, epoch: int) -> Outcome:
+    async def replace(
+        store: MemoryStore, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False
+    ) -> Outcome:
         old = store._rows.get(key)
-        outcome = await right(store, new, key=key, epoch=epoch)
+        outcome = await right(store, new, key=key, epoch=epoch, keep_inbox=keep_inbox)
         row = store._rows.get(key)
         if old is not None and row is not None:
             row.inbox, row.messages_sent, row.message_ids = old.inbox, old.messages_sent, old.message_ids

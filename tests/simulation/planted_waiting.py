@@ -305,9 +305,11 @@ def control_of_held_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def restart_keeps_the_inbox(monkeypatch: pytest.MonkeyPatch) -> None:
     real = MemoryStore.replace
 
-    async def replace(store: MemoryStore, new: NewRun, *, key: int, epoch: int) -> Outcome:
+    async def replace(
+        store: MemoryStore, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False
+    ) -> Outcome:
         inbox: list[InboxRow] = store._rows[key].inbox if key in store._rows else []
-        outcome = await real(store, new, key=key, epoch=epoch)
+        outcome = await real(store, new, key=key, epoch=epoch, keep_inbox=keep_inbox)
         if isinstance(outcome, Applied):
             store._rows[key].inbox = inbox
             store._rows[key].messages_sent = len(inbox)
@@ -319,8 +321,10 @@ def restart_keeps_the_inbox(monkeypatch: pytest.MonkeyPatch) -> None:
 def restart_under_the_same_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     real = MemoryStore.replace
 
-    async def replace(store: MemoryStore, new: NewRun, *, key: int, epoch: int) -> Outcome:
-        outcome = await real(store, new, key=key, epoch=epoch)
+    async def replace(
+        store: MemoryStore, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False
+    ) -> Outcome:
+        outcome = await real(store, new, key=key, epoch=epoch, keep_inbox=keep_inbox)
         if isinstance(outcome, Applied):
             store._rows[key].epoch = epoch
         return outcome

@@ -2,12 +2,13 @@
 
 The outside picks what to attempt, in which order and in which company, lets it succeed or fail, lets timers
 fire, sends signals, pauses, unpauses, cancels and retries, repeats itself and talks nonsense. The model is fed
-nothing but the entries, and says after each of them what the run must look like.
+nothing but the entries, and says after each of them what the run must look like. What bodies ask for while they
+run is in `core_bodies` and `core_talks`.
 """
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from holdfast.codecs import entries as codec
 from holdfast.codecs import snapshots
-from holdfast.core import control
+from holdfast.core import children, control
 from holdfast.core import decide as deciding
 from holdfast.core import evolve as evolving
 from holdfast.core import header as headers
@@ -25,38 +26,61 @@ from holdfast.core.effects import ArmTimer, Effect, StartAttempt
 from holdfast.core.entries import (
     Arrival,
     BranchJoined,
+    Child,
+    Control,
     Entry,
     Failure,
+    Moved,
+    Operated,
+    OperationBegun,
+    OperationCompleted,
+    OperationFailed,
     Paused,
+    Reported,
     RetryScheduled,
+    RunBlocked,
     RunCancelled,
     RunCompleted,
     RunFailed,
     RunReopened,
     RunStarted,
+    ScopesClosed,
     SignalReceived,
     SleepEnded,
     StepCompleted,
+    StepSuspended,
     Unpaused,
     Wait,
     WaitTimedOut,
 )
 from holdfast.core.events import (
+    AttemptDiverged,
+    AttemptEnded,
     AttemptFailed,
     AttemptSucceeded,
+    AttemptSuspended,
+    BodyReported,
+    ChildEnded,
     ControlRequested,
     DeadlinePassed,
     Event,
+    Operating,
+    OperationRaised,
+    OperationRequested,
+    OperationSucceeded,
+    ScopesEnded,
     SignalArrived,
     StartRequested,
     TimerFired,
 )
 from holdfast.core.invariants import check
-from holdfast.core.run import Branch, Run, Value
+from holdfast.core.run import Branch, Operation, Run, Value, place_of, split_place
 from holdfast.definition.policies import Retry
 from holdfast.definition.step import Edge, Join, Pause, Sleep, Step, WaitSignal
 from holdfast.definition.task import Task
 from holdfast.definition.workflow import Workflow
+from tests.unit.core_bodies import Asked, AskedFor, Clock, clock_of
+from tests.unit.core_talks import Talk, child_ended, nonsense_about
 
 T = TypeVar("T")
 Key = tuple[str, str, int]
@@ -292,30 +316,6 @@ def draw_twice(draw: st.DrawFn, plan: Blueprint) -> None:
 
 
 @dataclass
-class Clock:
-    """Runs out at `due_ms`, unless it stands still; a moment that was named as such never moves."""
-
-    due_ms: int
-    named: bool = False
-    stood_ms: int | None = None
-
-    def stand(self, still: bool, at_ms: int) -> None:
-        if still and self.stood_ms is None and not self.named:
-            self.stood_ms = at_ms
-        elif not still and self.stood_ms is not None:
-            self.due_ms += at_ms - self.stood_ms
-            self.stood_ms = None
-
-    @property
-    def now_due_ms(self) -> int | None:
-        return None if self.stood_ms is not None else self.due_ms
-
-    @property
-    def left_ms(self) -> int | None:
-        return None if self.stood_ms is None else self.due_ms - self.stood_ms
-
-
-@dataclass
 class Stay:
     """A branch at a step."""
 
@@ -325,9 +325,18 @@ class Stay:
     since_ms: int
     attempt: int = 1
     clock: Clock | None = None
+    is_suspended: bool = False
+    asked: AskedFor = field(default_factory=AskedFor)
+
+    @property
+    def clocks(self) -> list[Clock]:
+        found = [self.clock, *[each.clock for each in self.asked.pending()]]
+        return [clock for clock in found if clock is not None]
 
     @property
     def status(self) -> str:
+        if self.is_suspended:
+            return "suspended"
         if self.kind == "task":
             return "active" if self.clock is None else "backoff"
         return {"join": "joining", "sleep": "sleeping", "wait_signal": "waiting"}[self.kind]
@@ -348,10 +357,24 @@ def wait_at(step: Step) -> Wait | None:
 
 
 def clock_at(step: Step, at_ms: int) -> Clock | None:
-    wait = wait_at(step) or Wait()
-    if wait.until_ms is not None:
-        return Clock(wait.until_ms, named=True)
-    return None if wait.for_ms is None else Clock(at_ms + wait.for_ms)
+    return clock_of(wait_at(step), at_ms)
+
+
+@dataclass
+class Told:
+    """What the events of a turn have changed so far.
+
+    Attributes:
+        paused: Names of branches with a pause of their own, and "" for the run.
+        moved: Places that wait for nothing any more.
+        stopped: Branches whose clocks a pause has stopped, "" for all of them.
+        closed: By branch, scopes that were closed, with those of them that had ended.
+    """
+
+    paused: set[str]
+    moved: set[str] = field(default_factory=set)
+    stopped: set[str] = field(default_factory=set)
+    closed: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -376,6 +399,7 @@ class Model:
     deadline: Clock | None = None
     cut_short: bool = False
     failed: str = ""
+    culprit: str = ""
     status: str = ""
 
     def take(self, entry: Entry, at_ms: int) -> None:
@@ -387,6 +411,8 @@ class Model:
             assert entry.reason in self.passed.pop(entry.branch)
         assert isinstance(entry, RunStarted) == (not self.journal), "one start, at the start"
         self.journal.append(entry)
+        if isinstance(entry, Operated):
+            self.operate(entry, at_ms)
         match entry:
             case RunStarted():
                 self.start(entry, at_ms)
@@ -404,6 +430,16 @@ class Model:
             case RunFailed() | RunCancelled():
                 self.stop(entry, at_ms)
         self.set_clocks(at_ms)
+
+    def operate(self, entry: Operated, at_ms: int) -> None:
+        stay = self.at[entry.branch]
+        assert (stay.step, stay.visit, stay.kind) == (entry.step, entry.visit, "task")
+        stay.asked.take(entry, len(self.journal), at_ms)
+        if isinstance(entry, StepSuspended):
+            assert not stay.is_suspended, "who is put away is put away once"
+            stay.is_suspended, stay.clock = True, None
+        else:
+            stay.is_suspended = False
 
     def start(self, entry: RunStarted, at_ms: int) -> None:
         assert entry.timeout_ms == self.workflow.timeout_ms
@@ -425,7 +461,8 @@ class Model:
             case StepCompleted():
                 assert (stay.kind, stay.attempt) == ("task", entry.attempt)
                 self.values[entry.branch] = entry.output
-                self.variables[entry.branch] = {**self.variables[entry.branch], **entry.sets}
+                seen = stay.asked.after_completion(self.variables[entry.branch], entry.sets)
+                self.variables[entry.branch] = seen
             case SleepEnded():
                 assert stay.kind == "sleep"
                 assert stay.is_due(at_ms), "no sleep is short (invariant 24)"
@@ -454,7 +491,8 @@ class Model:
         self.retries[key, entry.pattern] += 1
         self.allowed[key] -= 1
         assert self.allowed[key] >= 0, "invariant 15"
-        stay.clock = Clock(at_ms + entry.delay_ms)
+        stay.clock, stay.is_suspended = Clock(at_ms + entry.delay_ms), False
+        stay.asked.forget(entry.operation)
 
     def change_pause(self, entry: Paused | Unpaused) -> None:
         pause = entry if isinstance(entry, Paused) else None
@@ -467,10 +505,10 @@ class Model:
     def stop(self, entry: RunFailed | RunCancelled, at_ms: int) -> None:
         self.status = "failed" if isinstance(entry, RunFailed) else "cancelled"
         self.failed = entry.branch if isinstance(entry, RunFailed) else ""
+        self.culprit = entry.operation if isinstance(entry, RunFailed) else ""
         self.stopped, self.at, self.deadline = self.at, {}, None
-        for stay in self.stopped.values():
-            if stay.clock is not None:
-                stay.clock.stand(still=True, at_ms=at_ms)
+        for clock in [clock for stay in self.stopped.values() for clock in stay.clocks]:
+            clock.stand(still=True, at_ms=at_ms)
 
     def reopen(self, at_ms: int) -> None:
         """Semantics row 52: the failed step again with new budgets, the others as they were."""
@@ -482,7 +520,10 @@ class Model:
         self.at, self.stopped = self.stopped, {}
         for name, stay in self.at.items():
             self.pauses[name] = None
+            stay.asked.forget_children()
+            stay.is_suspended = False
             if name == failed and stay.kind == "task":
+                stay.asked.forget(self.culprit)
                 stay.attempt, stay.clock = stay.attempt + 1, None
                 self.give_budgets((name, stay.step, stay.visit))
             elif name == failed:
@@ -497,8 +538,8 @@ class Model:
         whole = self.pause is not None and self.pause.freezes
         for name, stay in self.at.items():
             own = self.pauses[name]
-            if stay.clock is not None:
-                stay.clock.stand(whole or (own is not None and own.freezes), at_ms)
+            for clock in stay.clocks:
+                clock.stand(whole or (own is not None and own.freezes), at_ms)
         if self.deadline is not None:
             self.deadline.stand(whole, at_ms)
 
@@ -559,33 +600,99 @@ class Model:
         return self.pause is not None or self.pauses[branch] is not None
 
     def waiting(self) -> dict[str, str]:
-        """Awaited signals by branch."""
+        """Awaited signals by place."""
         found = {name: self.workflow.steps[stay.step].wait_signal for name, stay in self.at.items()}
-        return {name: wait.signal for name, wait in found.items() if wait is not None}
+        awaited = {name: wait.signal for name, wait in found.items() if wait is not None}
+        for name, stay in self.at.items():
+            for each in stay.asked.pending():
+                if each.status == "waiting" and each.wait is not None:
+                    awaited[place_of(name, each.key)] = each.wait.signal
+        return awaited
 
-    def expected(self, event: Event, moved: set[str], stopped: set[str]) -> type[Entry] | None:
-        """What an event of an attempt, a signal or a clock is recorded as, or None for not at all.
+    def since(self, place: str) -> int:
+        name, key = split_place(place)
+        return self.at[name].asked.all[key].since_ms if key else self.at[name].since_ms
 
-        Args:
-            moved: Branches whose waits have ended in this turn.
-            stopped: Whose clocks a pause in this turn has stopped, "" for all of them.
-        """
+    def expected(self, event: Event, told: Told) -> type[Entry] | None:
+        """What an event is recorded as, or None for not at all."""
         match event:
             case AttemptSucceeded():
                 return StepCompleted
             case AttemptFailed():
                 return self.expected_of(event)
             case SignalArrived():
-                waiting = [name for name, signal in self.waiting().items() if signal == event.name]
-                return SignalReceived if set(waiting) - moved else None
-            case TimerFired():
-                clock = self.at[event.branch].clock
-                is_named = clock is not None and clock.named
-                if event.branch in moved or (stopped & {"", event.branch} and not is_named):
+                waiting = [place for place, signal in self.waiting().items() if signal == event.name]
+                waiting = [place for place in waiting if place not in told.moved]
+                if not waiting:
                     return None
-                return self.expected_at(self.workflow.steps[event.step])
+                # Row 28: of those who wait for the signal it is for the one that has waited longest.
+                first = min(waiting, key=self.since)
+                return SignalReceived if first in self.at else OperationCompleted
+            case TimerFired():
+                return self.expected_of_timer(event, told)
+            case DeadlinePassed():
+                return None if "" in told.stopped else RunFailed
             case _:
-                return RunFailed if isinstance(event, DeadlinePassed) and "" not in stopped else None
+                return self.expected_of_body(event, told)
+
+    def expected_of_timer(self, event: TimerFired, told: Told) -> type[Entry] | None:
+        stay = self.at[event.branch]
+        asked = stay.asked.all[event.key] if event.key else None
+        clock = stay.clock if asked is None else asked.clock
+        is_named = clock is not None and clock.named
+        if place_of(event.branch, event.key) in told.moved:
+            return None
+        if told.stopped & {"", event.branch} and not is_named:
+            return None
+        if asked is None:
+            return self.expected_at(self.workflow.steps[event.step])
+        return OperationCompleted if asked.status == "sleeping" else OperationFailed
+
+    def expected_of_body(self, event: Event, told: Told) -> type[Entry] | None:
+        if isinstance(event, ChildEnded):
+            if place_of(event.branch, event.key) in told.moved:
+                return None
+            return OperationCompleted if event.failure is None else OperationFailed
+        assert isinstance(event, AttemptSuspended | AttemptDiverged | Operating)
+        stay = self.at[event.branch]
+        if isinstance(event, AttemptDiverged):
+            return RunBlocked
+        if isinstance(event, AttemptSuspended):
+            gone = {place_of(event.branch, key) for key in event.awaited} & told.moved
+            return None if gone or stay.is_suspended else StepSuspended
+        if stay.asked.is_closed(event.key, told.closed.get(event.branch, {})):
+            return None
+        if isinstance(event, OperationRaised):
+            return stay.asked.expected_of(event)
+        kinds: dict[type[Event], type[Entry]] = {
+            OperationRequested: OperationBegun,
+            OperationSucceeded: OperationCompleted,
+            ScopesEnded: ScopesClosed,
+            BodyReported: Reported,
+        }
+        return kinds[type(event)]
+
+    def moved_by(self, event: Event, entry: Entry) -> set[str]:
+        """Places that wait for nothing any more after an entry."""
+        if not isinstance(entry, Moved | Operated | RetryScheduled):
+            return set()
+        asked = self.at[entry.branch].asked
+        gone: Iterable[str] = ()
+        match entry:
+            case SleepEnded() | WaitTimedOut() | SignalReceived():
+                return {entry.branch}
+            case StepCompleted():
+                gone = asked.all
+            case RetryScheduled():
+                gone = asked.caused_by(entry.operation)
+            case ScopesClosed():
+                gone = asked.closed_by(entry.key, entry.ended)
+            case OperationCompleted() | OperationFailed():
+                gone = [entry.key]
+            case _:
+                pass
+        assert event is not None
+        return {place_of(entry.branch, key) for key in gone}
 
     def expected_at(self, step: Step) -> type[Entry]:
         if step.wait_signal is None:
@@ -633,7 +740,8 @@ class Model:
         effects: list[Effect] = []
         for branch, stay in self.at.items():
             start = StartAttempt(branch, stay.step, stay.visit, stay.attempt)
-            if stay.kind == "task" and self.is_held(branch):
+            effects += stay.asked.owed(start, is_held=self.is_held(branch))
+            if stay.is_suspended or (stay.kind == "task" and self.is_held(branch)):
                 continue
             if stay.status == "active":
                 effects.append(start)
@@ -648,6 +756,8 @@ class Model:
     def expected_status(self) -> str:
         if self.status:
             return self.status
+        if isinstance(self.journal[-1], RunBlocked):
+            return "blocked"
         if any(stay.status == "active" and not self.is_held(name) for name, stay in self.at.items()):
             return "running"
         return "paused" if self.paused() else "suspended"
@@ -671,10 +781,18 @@ class Model:
         lefts = {name: stay.clock and stay.clock.left_ms for name, stay in self.at.items()}
         assert {name: b.left_ms for name, b in still_open.items()} == lefts, "invariant 27"
         assert run.waits == self.waiting()
-        since = [self.at[name].since_ms for name in run.waits]
+        for name, stay in self.at.items():
+            stay.asked.agrees_with(run.branches[name])
+        assert run.children == {
+            place_of(name, each.key): each.child
+            for name, stay in self.at.items()
+            for each in stay.asked.pending()
+            if each.child is not None
+        }
+        since = [self.since(place) for place in run.waits]
         assert since == sorted(since), "who waits longest comes first (row 28)"
         self.agrees_with_effects(run)
-        if not isinstance(self.journal[-1], RunReopened):
+        if not isinstance(self.journal[-1], RunReopened | RunBlocked):
             self.no_join_is_forgotten(run)
 
     def agrees_with_effects(self, run: Run) -> None:
@@ -683,7 +801,7 @@ class Model:
         assert run.deadline_left_ms == (self.deadline and deadline.left_ms)
         effects = self.owed()
         owed = owing.owed(run)
-        assert {effect.branch: effect for effect in owed} == {effect.branch: effect for effect in effects}
+        assert {place(effect): effect for effect in owed} == {place(effect): effect for effect in effects}
         assert len(owed) == len(effects)
         for effect in owed:
             then = effect.then if isinstance(effect, ArmTimer) else effect
@@ -703,13 +821,17 @@ class Model:
         assert len(set(waited_at)) == len(waited_at), "one branch waits at a join (row 18)"
 
 
+def place(effect: Effect) -> tuple[str, str]:
+    return effect.branch, effect.key if isinstance(effect, ArmTimer) else ""
+
+
 def photo(state: object, slot: str = "") -> object:
-    """All slots of a run and of its branches, with the order of what they hold; for timers it means nothing."""
-    if isinstance(state, Run | Branch):
+    """All slots of a run and of what is in it, with the order of what they hold; for some it means nothing."""
+    if isinstance(state, Run | Branch | Operation):
         return tuple([(each, photo(getattr(state, each), each)) for each in state.__slots__])
-    if isinstance(state, dict):
+    if isinstance(state, Mapping):
         items = [(key, photo(value)) for key, value in state.items()]
-        return tuple(sorted(items) if slot == "timers" else items)
+        return tuple(sorted(items) if slot in {"timers", "children"} else items)
     return state
 
 
@@ -730,6 +852,8 @@ class Choices:
 
 
 Attempted = AttemptSucceeded | AttemptFailed
+Move = Effect | str | tuple[str, Child]
+"""An attempt or a timer; the name of a signal; a child, and who waits for it."""
 
 
 class Story:
@@ -746,10 +870,13 @@ class Story:
         self.owings: list[list[Effect]] = [[]]
         self.states: list[bytes] = [snapshots.encode_run(self.run)]
         self.told: list[Event] = []
+        self.busy: set[str] = set()
+        """Branches whose bodies have said something in this turn."""
         self.begun: set[StartAttempt] = set()
         self.outputs = itertools.count(1)
         self.seqs = itertools.count(1)
         self.reopened = 0
+        self.is_talkative = self.choices.below(3) != 0
         self.commits: list[int] = []
         """Positions at which the run stood after each commit."""
 
@@ -773,11 +900,7 @@ class Story:
         self.reopened += 1
         self.told.clear()
         self.apply(entries)
-        # A join may have been met in the turn of the failure; who takes the run over decides that first.
-        met = deciding.decide(self.workflow, self.run, [])
-        if met:
-            self.apply(met)
-        self.model.no_join_is_forgotten(self.run)
+        self.take_over()
         return not self.run.is_over
 
     def turn(self) -> None:
@@ -785,25 +908,29 @@ class Story:
         asked = self.asked()
         assert moves or asked, "a run that is not over can go on"
         count = 1 + self.choices.below(len(moves)) if moves else 0
-        events = [self.event_of(moves.pop(self.choices.below(len(moves)))) for _ in range(count)]
+        events: list[Event] = []
+        self.busy = set()
+        for _ in range(count):
+            events += self.events_of(moves.pop(self.choices.below(len(moves))))
         for each in asked:
             events.insert(self.choices.below(len(events) + 1), ControlRequested(next(self.seqs), each))
         mixed = list(events)
         for _ in range(self.choices.below(3)):
             mixed.insert(self.choices.below(len(mixed) + 1), self.nonsense(events[0]))
-        self.told += [each for each in events if isinstance(each, Attempted | TimerFired | DeadlinePassed)]
+        repeatable = Attempted | TimerFired | DeadlinePassed | OperationRequested | ScopesEnded | ChildEnded
+        self.told += [each for each in events if isinstance(each, repeatable)]
         self.commit(mixed, events)
 
-    def moves(self) -> list[Effect | str]:
-        """Attempts that are owed, or were and still run; timers; signals that somebody waits for."""
-        moves: list[Effect | str] = [each for each in owing.owed(self.run) if each.branch]
+    def moves(self) -> list[Move]:
+        """Attempts that are owed, or were and still run; timers; signals and children that somebody waits for."""
+        moves: list[Move] = [each for each in owing.owed(self.run) if each.branch]
         for each in sorted(self.begun, key=lambda start: start.branch):
             branch = self.run.branches[each.branch]
             place = Arrival(each.branch, each.step, each.visit)
             is_there = branch.at is not None and (branch.at.step, branch.at.visit) == (place.step, place.visit)
             if is_there and branch.status == "active" and branch.attempt == each.attempt and each not in moves:
                 moves.append(each)
-        moves += self.run.waits.values()
+        moves += [*self.run.waits.values(), *self.run.children.items()]
         deadlines = [each for each in owing.owed(self.run) if not each.branch]
         if not moves or self.choices.below(5) == 4:
             moves += deadlines
@@ -823,26 +950,49 @@ class Story:
         return [RunCancelled("enough", OPS)] if choices.below(15) == 14 else []
 
     def moves_without_deadline(self) -> bool:
-        return bool([each for each in owing.owed(self.run) if each.branch] or self.run.waits)
+        owed = [each for each in owing.owed(self.run) if each.branch]
+        return bool(owed or self.run.waits or self.run.children)
 
-    def event_of(self, move: Effect | str) -> Event:
+    def events_of(self, move: Move) -> list[Event]:
         if isinstance(move, str):
             number = next(self.outputs)
-            return SignalArrived(next(self.seqs), move, b"json.1:%d" % number)
+            return [SignalArrived(next(self.seqs), move, b"json.1:%d" % number)]
+        if isinstance(move, tuple):
+            failed = self.choices.below(3) == 2
+            outcome = self.choices.of(FAILURES) if failed else b"json.1:%d" % next(self.outputs)
+            return [child_ended(self.run, move[0], next(self.seqs), outcome)]
         if isinstance(move, ArmTimer):
             self.now_ms = max(self.now_ms, move.due_at_ms)
-            then = move.then
-            return self.outcome(then) if isinstance(then, StartAttempt) else then
-        return self.outcome(move)
+            if not isinstance(move.then, StartAttempt):
+                return [move.then]
+            move = move.then
+        if move.branch in self.busy:
+            return []
+        self.busy.add(move.branch)
+        at = (move.branch, move.step, move.visit, move.attempt)
+        if not self.is_talkative or self.choices.below(4) == 0:
+            return [self.outcome(at)]
+        if self.choices.below(20) == 19:
+            return [AttemptDiverged(*at, "step a#1", "sleep nap#1")]
+        talk = Talk(self.choices, self.model.at[move.branch].asked, at, self.outputs)
+        events = talk.events()
+        self.now_ms = max(self.now_ms, talk.now_ms)
+        if not isinstance(events[-1], AttemptSuspended) and self.choices.below(5) == 4:
+            events.append(self.outcome(at, talk))
+        return events
 
-    def outcome(self, at: StartAttempt) -> Attempted:
-        key = (at.branch, at.step, at.visit, at.attempt)
+    def outcome(self, at: tuple[str, str, int, int], talk: Talk | None = None) -> Attempted:
+        asked = self.model.at[at[0]].asked
         if self.choices.below(3) == 2:
             chance = self.choices.below(10) / 10
-            return AttemptFailed(*key, self.choices.of([*FAILURES[:3], *FAILURES]), chance)
+            failed = [each.key for each in asked.all.values() if each.status == "failed"]
+            if talk is not None:
+                failed = [key for key in failed if not asked.is_closed(key, talk.ended)]
+            culprit = self.choices.of(["", *failed, *failed])
+            return AttemptFailed(*at, self.choices.of([*FAILURES[:3], *FAILURES]), chance, culprit)
         number = next(self.outputs)
         sets = {"v": b"json.1:%d" % number} if self.choices.below(3) == 2 else {}
-        return AttemptSucceeded(*key, b"json.1:%d" % number, sets)
+        return AttemptSucceeded(*at, b"json.1:%d" % number, sets)
 
     def nonsense(self, event: Event) -> Event:
         """What is stale, or was never true: it must mean nothing."""
@@ -855,10 +1005,14 @@ class Story:
             ControlRequested(0, Unpaused("ghost", OPS)),
             *[each for each in [*self.told[-3:], *self.told[:1]] if not self.is_owed(each)],
         ]
-        if isinstance(event, Attempted | TimerFired):
+        if isinstance(event, AttemptEnded | Operating | TimerFired | ChildEnded):
             options += [changed(event, visit=event.visit + 1), changed(event, step="ghost")]
             options += [changed(event, branch="ghost")]
-        if isinstance(event, Attempted):
+        if isinstance(event, TimerFired | ChildEnded):
+            options += [changed(event, key="ghost#1")]
+        if isinstance(event, ChildEnded):
+            options += [changed(event, child="other")]
+        if isinstance(event, AttemptEnded | Operating):
             options += [changed(event, attempt=event.attempt + 1), changed(event, attempt=event.attempt - 1)]
         if isinstance(event, TimerFired | DeadlinePassed):
             options += [changed(event, due_at_ms=event.due_at_ms + by) for by in (-1, 1)]
@@ -866,6 +1020,7 @@ class Story:
             if stay.kind in {"sleep", "wait_signal"}:
                 # Its clock says something else, or stands still by now.
                 options.append(TimerFired(name, stay.step, stay.visit, (stay.due_ms or 0) - 1))
+            options += nonsense_about(stay.asked, (name, stay.step, stay.visit, stay.attempt))
         over = [name for name in self.run.branches if not self.model.heirs(name)]
         options += [ControlRequested(0, Paused(name, "", OPS)) for name in over[:1]]
         options += [ControlRequested(0, Unpaused(name, OPS)) for name in over[:1]]
@@ -888,10 +1043,24 @@ class Story:
             if len(asked) == len(genuine) and self.run.position + len(entries) <= JOURNAL_MAX:
                 assert control.controlled(self.run, asked) == entries, "control needs no definition"
         self.apply(entries)
+        if isinstance(entries[-1], RunBlocked):
+            self.told.clear()
+            self.take_over()
+
+    def take_over(self) -> None:
+        """A join may have been met in the turn that stopped everything; a worker decides that first."""
+        met = deciding.decide(self.workflow, self.run, [])
+        if met:
+            self.apply(met)
+        self.model.no_join_is_forgotten(self.run)
 
     def apply(self, entries: list[Entry]) -> None:
         header = headers.header_after(self.run, entries)
         before = owing.owed(self.run)
+        waited_for = dict(self.run.children)
+        passed = children.passed_down(self.run, entries)
+        started = children.started(self.run, entries)
+        outcome = children.outcome(self.run, entries)
         assert photo(self.run) == self.photos[-1], "nobody changes a run but evolve"
         at_ms = self.now_ms + self.choices.below(3) * 700
         # The same header is right whatever the stamp turns out to be.
@@ -906,6 +1075,15 @@ class Story:
         self.commits.append(len(self.journal))
         self.model.agrees_with(self.run)
         self.owes_what_it_should(entries, before)
+        self.children_are_told(entries, waited_for, passed)
+        assert started == [
+            place
+            for place in [
+                place_of(each.branch, each.key) for each in entries if isinstance(each, OperationBegun)
+            ]
+            if place in self.run.children
+        ]
+        assert not self.run.is_over or outcome == self.outcome_of_run()
         if self.choices.below(4) == 3 and not self.run.is_over:
             self.clocks_stand_still_in_a_pause()
 
@@ -927,48 +1105,56 @@ class Story:
 
     def recorded_as_expected(self, events: Iterable[Event], entries: Iterable[Entry]) -> None:
         """Each event, in its order, is recorded as what it means; the rest follows from these."""
-        left, moved, stopped, paused = deque(entries), set[str](), set[str](), self.model.paused()
+        left, told = deque(entries), Told(self.model.paused())
         for event in events:
-            skip_consequences(left, paused)
+            skip_consequences(left, told.paused)
             if left and isinstance(left[0], RunFailed) and left[0].failure.type == "duplicate_branch":
                 break
             if isinstance(event, ControlRequested):
                 wanted = event.wanted
                 assert not isinstance(wanted, RunReopened)
-                for each in self.model.meant(wanted, paused):
+                for each in self.model.meant(wanted, told.paused):
                     assert left.popleft() == each
-                    note_pause(each, paused, stopped)
+                    note_pause(each, told.paused, told.stopped)
                 if isinstance(wanted, RunCancelled):
                     assert not left
                     break
                 continue
-            kind = self.model.expected(event, moved, stopped)
+            kind = self.model.expected(event, told)
             if kind is None:
                 continue
             entry = left.popleft()
             assert isinstance(entry, kind)
-            if isinstance(entry, RunFailed):
+            if isinstance(entry, RunFailed | RunBlocked):
                 assert not left
                 break
             self.says_the_same(event, entry)
-            if isinstance(entry, SignalReceived):
-                self.was_first(entry, moved)
-            if isinstance(entry, SleepEnded | WaitTimedOut | SignalReceived):
-                moved.add(entry.branch)
-        skip_consequences(left, paused)
+            if isinstance(event, SignalArrived):
+                self.was_first(entry, told.moved)
+            if isinstance(entry, ScopesClosed):
+                told.closed.setdefault(entry.branch, {})[entry.key] = entry.ended
+            told.moved |= self.model.moved_by(event, entry)
+        skip_consequences(left, told.paused)
         types = [entry.failure.type if isinstance(entry, RunFailed) else type(entry).__name__ for entry in left]
         assert types in ([], ["duplicate_branch"], ["journal_limit"], ["join_unsatisfiable"])
 
-    def was_first(self, entry: SignalReceived, moved: set[str]) -> None:
+    def was_first(self, entry: Entry, moved: set[str]) -> None:
         """Row 28: of those who wait for the signal it is for the one that has waited longest."""
-        signal = self.run.waits[entry.branch]
+        assert isinstance(entry, SignalReceived | OperationCompleted)
+        found = place_of(entry.branch, entry.key if isinstance(entry, OperationCompleted) else "")
+        signal = self.run.waits[found]
         waiting = [name for name, each in self.run.waits.items() if each == signal]
-        assert entry.branch == next(name for name in waiting if name not in moved)
+        assert found == next(name for name in waiting if name not in moved)
 
     def says_the_same(self, event: Event, entry: Entry) -> None:
-        for name in ("branch", "step", "visit", "output", "sets", "failure", "seq", "payload"):
+        told = ("branch", "step", "visit", "key", "kind", "wait", "child", "ended", "operation")
+        told += ("output", "sets", "failure", "seq", "payload")
+        for name in told:
+            # A child's id is told where it has ended, and a child where it begins.
             if hasattr(event, name) and hasattr(entry, name):
                 assert getattr(entry, name) == getattr(event, name)
+        if isinstance(event, SignalArrived) and isinstance(entry, OperationCompleted):
+            assert entry.output == event.payload
 
     def header_is_right(self, run: Run, header: headers.Header, entries: Sequence[Entry], at_ms: int) -> None:
         """Invariant 4: the row says what the fold says, before the stamp is known."""
@@ -977,9 +1163,12 @@ class Story:
         assert header.status == run.status
         assert min(dues, default=None) == (None if run.is_over else run.due_at_ms)
         assert run.status != "running" or run.due_at_ms == 0
-        progress = StepCompleted | SleepEnded | SignalReceived | WaitTimedOut
+        progress = (
+            StepCompleted | SleepEnded | SignalReceived | WaitTimedOut | OperationCompleted | OperationFailed
+        )
         assert header.completes == any(isinstance(entry, progress) for entry in entries)
-        assert header.times_out == any(isinstance(entry, WaitTimedOut) for entry in entries)
+        late = [each for each in entries if isinstance(each, OperationFailed) and each.kind == "wait_signal"]
+        assert header.times_out == (late != [] or any(isinstance(entry, WaitTimedOut) for entry in entries))
         idle = headers.header_after(run, [])
         assert run.is_over or (idle.status, idle.due_at_ms) == (run.status, run.due_at_ms)
 
@@ -988,8 +1177,47 @@ class Story:
         added = owing.owed_after(self.run, list(entries))
         owed = owing.owed(self.run)
         assert [each for each in added if each not in owed] == []
-        assert [each for each in owed if each not in added and each not in before] == []
-        self.begun |= {each for each in owed if isinstance(each, StartAttempt)}
+        # Whoever asks for something or reports is under way: what that owes is for who takes over.
+        living = [
+            each for each in entries if isinstance(each, Operated) and not isinstance(each, StepSuspended)
+        ]
+        live = {each.branch for each in living}
+        new = [each for each in owed if each not in added and each not in before]
+        attempts = [each.then if isinstance(each, ArmTimer) else each for each in new]
+        assert all(isinstance(each, StartAttempt) and each.branch in live for each in attempts)
+        begun = {each for each in owed if isinstance(each, StartAttempt)}
+        self.begun |= begun
+
+    def children_are_told(
+        self,
+        entries: Sequence[Entry],
+        waited_for: Mapping[str, Child],
+        passed: Sequence[tuple[Child, Control]],
+    ) -> None:
+        """Row 56: who is waited for is paused with who waits; who is not waited for any more is cancelled."""
+        done = [each for each in entries if isinstance(each, OperationCompleted | OperationFailed)]
+        answered = {place_of(each.branch, each.key) for each in done}
+        asked: list[tuple[Child, Control]] = []
+        for at, child in waited_for.items():
+            told = [each for kept, each in passed if kept == child]
+            if at in self.run.children:
+                pauses = [each for each in entries if isinstance(each, Paused | Unpaused)]
+                pauses = [each for each in pauses if each.branch in {"", split_place(at)[0]}]
+                expected: list[Control] = [changed(each, branch="") for each in pauses]
+                assert told == expected
+            elif at in answered:
+                assert told == []
+            else:
+                assert [type(each) for each in told] == [RunCancelled]
+                assert self.run.cancel is None or told == [self.run.cancel]
+            asked += [(child, each) for each in told]
+        assert asked == [*passed]
+
+    def outcome_of_run(self) -> Value | Failure | None:
+        if self.run.status == "cancelled":
+            assert self.run.cancel is not None
+            return Failure("cancelled", f"run 'r' was cancelled: {self.run.cancel.reason}", ("cancelled",))
+        return self.run.failure if self.run.status == "failed" else self.run.output
 
     def clocks_stand_still_in_a_pause(self) -> None:
         """Invariant 27: a pause moves every clock that stood still in it by exactly its length, to 1 ms."""
@@ -1012,6 +1240,14 @@ class Story:
             elif was.due_at_ms is not None and name in self.model.at:
                 moved_ms = length_ms if is_meant and not is_named else 0
                 assert run.branches[name].due_at_ms == was.due_at_ms + moved_ms
+            if name in self.model.at:
+                for key, each in self.model.at[name].asked.all.items():
+                    now_ms = run.branches[name].operations[key].due_at_ms
+                    if ends_all_of(each, target):
+                        assert now_ms == pause_ms + length_ms + ((each.clock and each.clock.left_ms) or 0)
+                    elif each.due_ms is not None and each.clock is not None:
+                        is_moved = freezes and target in {"", name} and not each.clock.named
+                        assert now_ms == each.due_ms + (length_ms if is_moved else 0)
         if self.run.deadline_ms is not None:
             moved_ms = length_ms if freezes and not target else 0
             assert run.deadline_ms == self.run.deadline_ms + moved_ms
@@ -1036,6 +1272,10 @@ class Story:
         for entry, at_ms in decoded[length:]:
             evolving.evolve(continued, entry, at_ms)
         assert photo(continued) == self.photos[-1], "what goes on from a snapshot goes on as it would have"
+
+
+def ends_all_of(asked: Asked, target: str) -> bool:
+    return target == "" and asked.clock is not None and asked.clock.left_ms is not None
 
 
 def skip_consequences(entries: deque[Entry], paused: set[str]) -> None:

@@ -1,14 +1,13 @@
 """Every row of every transition table of the core, one test at least for each (rows 8, 9, 18 to 33, 52).
 
 A module of the core shows its transitions in a table at its head. `takes` says which rows a test takes; a
-row that no test takes fails the last tests of this file.
+row that no test takes fails the last tests of this file. Those of `operations` are taken in another file.
 """
 
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable
 
 import msgspec
 import pytest
@@ -45,146 +44,38 @@ from holdfast.core.events import (
     ControlRequested,
     DeadlinePassed,
     Event,
-    SignalArrived,
     StartRequested,
     TimerFired,
 )
 from holdfast.core.evolve import evolve
-from holdfast.core.invariants import check
 from holdfast.core.owed import owed
 from holdfast.core.run import Run
 from holdfast.definition.policies import Retry
-from holdfast.definition.step import Edge, Join, Pause, Sleep, Step, WaitSignal
+from holdfast.definition.step import Edge, Join, Sleep, Step
 from holdfast.definition.task import Task
 from holdfast.definition.workflow import Workflow
-
-Test = TypeVar("Test", bound=Callable[..., None])
-INPUT = b'json.1:"input"'
-OUTPUT = b'json.1:"output"'
-STARTED_AT_MS = 1_000_000
-taken: set[tuple[str, str]] = set()
-
-
-def takes(module: str, row: str) -> Callable[[Test], Test]:
-    """Say that a test takes this row of the table at the head of `holdfast.core.<module>`."""
-    taken.add((module, " ".join(row.split())))
-    return lambda test: test
+from tests.unit import test_core_operations
+from tests.unit.core_plays import (
+    INPUT,
+    OUTPUT,
+    STARTED_AT_MS,
+    Play,
+    a,
+    at_step,
+    fork,
+    forked,
+    join,
+    kinds,
+    pause,
+    signal,
+    sleep,
+    taken,
+    takes,
+    wait,
+)
 
 
 class CardError(Exception): ...
-
-
-class Play:
-    """One run and its workflow; `tell` decides events together and commits, a second after the last."""
-
-    def __init__(
-        self,
-        *steps: Step,
-        retry: Mapping[str, tuple[Retry, ...]] | None = None,
-        timeout: float | None = None,
-    ) -> None:
-        names = {step.task for step in steps if step.task is not None}
-        tasks = [Task(len, name=name, retry=(retry or {}).get(name, ())) for name in sorted(names)]
-        self.workflow = Workflow("w", steps, tasks=tasks, timeout=timeout)
-        self.run = Run("r")
-        self.at_ms = STARTED_AT_MS
-        self.first = self.tell(StartRequested(INPUT))
-
-    def tell(self, *events: Event) -> list[Entry]:
-        entries = decide(self.workflow, self.run, events)
-        for entry in entries:
-            evolve(self.run, entry, self.at_ms)
-        self.at_ms += 1_000
-        assert check(self.run) == []
-        return entries
-
-    def owed(self) -> dict[str, StartAttempt]:
-        effects = [each.then if isinstance(each, ArmTimer) else each for each in owed(self.run)]
-        return {effect.branch: effect for effect in effects if isinstance(effect, StartAttempt)}
-
-    def timers(self) -> dict[str, ArmTimer]:
-        return {effect.branch: effect for effect in owed(self.run) if isinstance(effect, ArmTimer)}
-
-    def fire(self, branch: str = "main") -> list[Entry]:
-        """Its timer, at the moment at which it is due."""
-        return self.tell(self.fired(branch))
-
-    def fired(self, branch: str = "main") -> TimerFired | DeadlinePassed:
-        timer = self.timers()[branch]
-        self.at_ms = max(self.at_ms, timer.due_at_ms)
-        assert isinstance(timer.then, TimerFired | DeadlinePassed)
-        return timer.then
-
-    def ask(self, *wanted: Control) -> list[Entry]:
-        return self.tell(*[ControlRequested(0, each) for each in wanted])
-
-    def pause(self, branch: str = "", *, freezes: bool = True) -> list[Entry]:
-        return self.ask(Paused(branch, "wait", "ops", freezes))
-
-    def unpause(self, branch: str = "") -> list[Entry]:
-        return self.ask(Unpaused(branch, "ops"))
-
-    def success(self, branch: str = "main", output: bytes = OUTPUT, **sets: bytes) -> AttemptSucceeded:
-        at = self.owed()[branch]
-        return AttemptSucceeded(branch, at.step, at.visit, at.attempt, output, sets)
-
-    def failure(self, branch: str = "main", *types: str, chance: float = 0.5) -> AttemptFailed:
-        at = self.owed()[branch]
-        types = types or ("ValueError",)
-        return AttemptFailed(branch, at.step, at.visit, at.attempt, Failure(types[0], "no", types), chance)
-
-    def succeed(self, *branches: str) -> list[Entry]:
-        return self.tell(*[self.success(branch) for branch in branches or ("main",)])
-
-    def fail(self, branch: str = "main", *types: str) -> list[Entry]:
-        return self.tell(self.failure(branch, *types))
-
-    def statuses(self) -> dict[str, str]:
-        return {branch.id: branch.status for branch in self.run.branches.values()}
-
-
-def a(name: str = "a", *edges: Edge) -> Step:
-    return Step(name, task=name, edges=edges)
-
-
-def fork(*edges: Edge, name: str = "fork") -> Step:
-    return Step(name, "fork", edges=edges)
-
-
-def join(*branches: str, to: str = "", name: str = "join") -> Step:
-    return Step(name, "join", join=Join(branches), edges=(Edge(to),) if to else ())
-
-
-def sleep(duration_ms: int | None, *edges: Edge, until_ms: int | None = None, name: str = "nap") -> Step:
-    return Step(name, "sleep", sleep=Sleep(duration_ms, until_ms), edges=edges)
-
-
-def wait(
-    *edges: Edge, timeout_ms: int | None = None, to: str | None = None, name: str = "w", signal: str = "go"
-) -> Step:
-    return Step(name, "wait_signal", wait_signal=WaitSignal(signal, timeout_ms, to), edges=edges)
-
-
-def pause(*edges: Edge, name: str = "pause", reason: str = "look") -> Step:
-    return Step(name, "pause", pause=Pause(reason), edges=edges)
-
-
-def signal(seq: int, name: str = "go") -> SignalArrived:
-    return SignalArrived(seq, name, b"json.1:%d" % seq)
-
-
-def at_step(step: str, failure: Failure) -> Failure:
-    return msgspec.structs.replace(failure, step=step)
-
-
-def kinds(entries: Iterable[Entry]) -> list[type[Entry]]:
-    return [type(entry) for entry in entries]
-
-
-def forked() -> Play:
-    """`left` and `right` at work, `main-3` waiting for both."""
-    edges = (Edge("l", "left"), Edge("r", "right"), Edge("join"))
-    return Play(fork(*edges), a("l"), a("r"), join("left", "right", to="end"), a("end"))
 
 
 # steps: how a run starts, and how a step completes
@@ -262,7 +153,7 @@ def test_nothing_is_decided_of_a_run_that_is_over() -> None:
 # retries
 
 
-@takes("retries", "active --(AttemptFailed, a policy fits and has budget)--> backoff: RetryScheduled")
+@takes("retries", "attempting --(AttemptFailed, a policy fits and has budget)--> backoff: RetryScheduled")
 def test_a_failure_with_budget_is_tried_again_later() -> None:
     """Row 23, invariants 15 and 16: the attempt and its time are recorded before its body runs."""
     play = Play(a(), retry={"a": (Retry(max_retries=2, base_delay="5s"),)})
@@ -286,7 +177,7 @@ def test_a_retry_that_succeeds_goes_on_with_a_clean_slate() -> None:
     assert kinds(play.fail()) == [RetryScheduled]
 
 
-@takes("retries", "active --(AttemptFailed, none does)--> failed, and the run with it: RunFailed")
+@takes("retries", "attempting --(AttemptFailed, none does)--> failed, and the run with it: RunFailed")
 def test_a_failure_without_policy_fails_the_run() -> None:
     play = Play(a())
     event = play.failure()
@@ -1496,13 +1387,14 @@ def all_rows() -> set[tuple[str, str]]:
 
 
 def test_the_tables_are_found() -> None:
-    modules = {"steps", "retries", "edges", "joins", "waits", "control"}
+    modules = {"steps", "retries", "edges", "joins", "waits", "control", "operations"}
     assert modules <= {module for module, _ in all_rows()}
     planted = "Title.\n\nhere   --(Event)-->  there: Entry\n\nState --(x)--> State: y\none  two\n\ntext"
     assert rows_of(planted) == ["here --(Event)--> there: Entry", "one two"]
 
 
 def test_every_row_of_every_table_is_taken_by_a_test() -> None:
+    assert test_core_operations.MODULE in {module for module, _ in taken}, "its tests are beside these"
     assert all_rows() - taken == set()
 
 

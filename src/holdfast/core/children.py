@@ -34,6 +34,15 @@ class Awaited(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     key: str
 
 
+class ChildOutcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How a child has ended, for the operation that waits for it: an encoded output, or a failure."""
+
+    awaited: Awaited
+    child: str
+    output: bytes | None
+    failure: Failure | None
+
+
 def passed_down(run: Run, entries: list[Entry]) -> list[tuple[Child, Control]]:
     """What `entries` mean to children: paused with what waits for them, and cancelled if nothing does."""
     if not run.children:

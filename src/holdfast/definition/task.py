@@ -31,6 +31,7 @@ class Task(Generic[P, R]):
         retry: Policies, tried in order, for each failure.
         timeout_ms: Bound of every attempt, or None.
         executor: Where a sync function runs; None for a thread.
+        takes_context: Whether it gets a `Context` before its argument, whatever its annotations say.
         tags, priority, description, effect, version: As given to `task()`.
     """
 
@@ -45,6 +46,7 @@ class Task(Generic[P, R]):
         priority: int = 3,
         description: str = "",
         executor: Executor | None = None,
+        takes_context: bool = False,
     ) -> None:
         """Use `task()` instead: it checks what is given and fills in what is not."""
         functools.update_wrapper(self, fn)
@@ -56,6 +58,7 @@ class Task(Generic[P, R]):
         self.priority = priority
         self.description = description
         self.executor = executor
+        self.takes_context = takes_context
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function directly: no journal, no retries."""

@@ -16,6 +16,11 @@
     |   |-- ResultTimeoutError
     |   |-- RunBlockedError          a person must act: `.reason` says on what
     |   `-- TaskError            the run ended without an output: `.failure` says why
+    |-- OperationError           raised *inside durable functions*: catch it, or let the step fail of it
+    |   |-- StepError
+    |   |-- ChildError
+    |   `-- SignalTimeoutError       also a TimeoutError
+    |-- OperationCancelledError  in the list of `ctx.map`, for an item that was not needed any more
     |-- StoreError
     |   |-- StoreUnavailableError    try again
     |   |-- StoreOpenError           fix the path or its rights
@@ -32,6 +37,13 @@ A message is built once, in `__init__`, from keyword facts that stay as attribut
 meant for programs. One `__reduce__` in the root makes all of them survive pickling.
 """
 
+from holdfast.errors.operations import (
+    ChildError,
+    OperationCancelledError,
+    OperationError,
+    SignalTimeoutError,
+    StepError,
+)
 from holdfast.errors.root import DefinitionError, HoldfastError, Problem, UsageError, WorkflowError
 from holdfast.errors.runs import (
     BranchNotFoundError,
@@ -64,12 +76,15 @@ from holdfast.errors.stores import (
 __all__ = [
     "MAKE_IT_FIT",
     "BranchNotFoundError",
+    "ChildError",
     "CodecError",
     "DefinitionError",
     "FormatError",
     "HoldfastError",
     "InputError",
     "LeaseLostError",
+    "OperationCancelledError",
+    "OperationError",
     "Problem",
     "ResultTimeoutError",
     "RunBlockedError",
@@ -80,6 +95,8 @@ __all__ = [
     "RunStateError",
     "RunWaitingError",
     "SignalLimitError",
+    "SignalTimeoutError",
+    "StepError",
     "StoreConnectError",
     "StoreError",
     "StoreOpenError",

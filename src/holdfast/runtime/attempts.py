@@ -14,9 +14,10 @@ from holdfast.core.events import AttemptFailed, AttemptSucceeded
 from holdfast.core.run import Value
 from holdfast.ports import Chance, Clock, Threads, Timer
 from holdfast.runtime import failures
-from holdfast.runtime.bindings import BoundStep
+from holdfast.runtime.bindings import Callee
 from holdfast.runtime.context import CURRENT
 from holdfast.runtime.processes import Processes
+from holdfast.runtime.scopes import Unwinding
 
 T = TypeVar("T")
 
@@ -45,9 +46,11 @@ class Attempts:
         self._threads.close()
         self._processes.close()
 
-    async def make(
-        self, effect: StartAttempt, step: BoundStep, value: Value
-    ) -> AttemptSucceeded | AttemptFailed:
+    def random(self) -> float:
+        """A number in [0, 1), for a body that asks for one."""
+        return self._chance.random()
+
+    async def make(self, effect: StartAttempt, step: Callee, value: Value) -> AttemptSucceeded | AttemptFailed:
         """Call the task once and report what came of it.
 
         Cancelling the call cancels an async body, kills the process of one in a process, and abandons one in
@@ -67,7 +70,7 @@ class Attempts:
             return self._failed(effect, failures.timed_out(step.name, (step.timeout_ms or 0) / 1_000))
         except _FailedElsewhereError as error:
             return self._failed(effect, error.failure)
-        except (KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit, Unwinding):
             raise
         except BaseException as error:
             task = asyncio.current_task()
@@ -75,7 +78,8 @@ class Attempts:
                 # It was told to stop: what it answers is no failure of its step.
                 _tell_to_stop()
                 raise asyncio.CancelledError from error
-            return self._failed(effect, failures.from_exception(error, step.name))
+            failure, culprit = failures.from_exception(error, step.name), failures.culprit(error)
+            return self._failed(effect, failure, culprit)
         return AttemptSucceeded(effect.branch, effect.step, effect.visit, effect.attempt, output)
 
     async def _call_in_thread(self, body: Callable[[], Any]) -> Any:  # noqa: ANN401 - what a task returns
@@ -83,7 +87,7 @@ class Attempts:
         return await result if inspect.isawaitable(result) else result
 
     async def _call_in_process(
-        self, step: BoundStep, value: Value, begun: Callable[[], object] = lambda: None
+        self, step: Callee, value: Value, begun: Callable[[], object] = lambda: None
     ) -> bytes:
         payload = value if isinstance(value, bytes) else codec.flatten(value)
         outcome = await self._processes.call(step, payload, CURRENT.get(), begun)
@@ -91,7 +95,7 @@ class Attempts:
             raise _FailedElsewhereError(outcome)
         return outcome
 
-    async def _call_in_time(self, step: BoundStep, value: Value, timeout_ms: int) -> Any:  # noqa: ANN401 - as above
+    async def _call_in_time(self, step: Callee, value: Value, timeout_ms: int) -> Any:  # noqa: ANN401 - as above
         deadline = _Deadline(self._clock, timeout_ms)
         try:
             if step.is_async:
@@ -117,7 +121,7 @@ class Attempts:
             raise _TimedOutError
         return result
 
-    def _failed(self, effect: StartAttempt, failure: Failure) -> AttemptFailed:
+    def _failed(self, effect: StartAttempt, failure: Failure, culprit: str = "") -> AttemptFailed:
         return AttemptFailed(
             effect.branch,
             effect.step,
@@ -125,6 +129,7 @@ class Attempts:
             effect.attempt,
             failure,
             self._chance.random(),
+            culprit,
         )
 
 

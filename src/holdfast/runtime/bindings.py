@@ -5,13 +5,14 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, Protocol, TypeGuard, get_type_hints
 
 from holdfast.codecs import json as codec
 from holdfast.core.run import OPEN, Run, Value
 from holdfast.definition.task import Task, innermost, is_coroutine_function, why_no_process
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import CodecError, DefinitionError, FormatError, Problem
+from holdfast.runtime.context import DURABLE, DurableContext
 
 _POSITIONAL = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 _NEEDED = _POSITIONAL | {inspect.Parameter.KEYWORD_ONLY}
@@ -36,6 +37,35 @@ class Importable(NamedTuple):
         return found
 
 
+class Callee(Protocol):
+    """What an attempt calls: the task of a step, or what a durable function calls as one; see `BoundStep`."""
+
+    @property
+    def name(self) -> str:
+        """Of the step."""
+        ...
+
+    @property
+    def is_async(self) -> bool:
+        """Whether `invoke` gives a coroutine."""
+        ...
+
+    @property
+    def importable(self) -> Importable | None:
+        """How a process finds the function, if it runs in one."""
+        ...
+
+    @property
+    def timeout_ms(self) -> int | None:
+        """Bound of an attempt."""
+        ...
+
+    @property
+    def invoke(self) -> Callable[[Value], Any]:
+        """Calls the function with the argument, which is encoded."""
+        ...
+
+
 class BoundStep:
     """A task step as it is called.
 
@@ -45,6 +75,7 @@ class BoundStep:
         decode: Payload to argument; None for a function without parameters.
         decode_output: Payload to what the function is annotated to return.
         is_async: Whether `fn` is a coroutine function.
+        takes_context: Whether its first argument is a `Context`.
         importable: How a process finds the function, if it runs in one; else None.
         timeout_ms: Bound of an attempt, or None.
     """
@@ -57,6 +88,7 @@ class BoundStep:
         "invoke",
         "is_async",
         "name",
+        "takes_context",
         "timeout_ms",
     )
 
@@ -71,13 +103,18 @@ class BoundStep:
         fn = innermost(task)
         self.name = name
         self.is_async = is_coroutine_function(fn)
-        self.importable = _importable(fn) if task.executor == "process" else None
+        self.importable = importable(fn) if task.executor == "process" else None
         self.timeout_ms = task.timeout_ms
-        hints = _hints(fn)
-        parameter = _parameter(fn)
+        hints = hints_of(fn)
+        self.takes_context = task.takes_context or takes_context(fn, hints)
+        if self.takes_context and not self.is_async:
+            message = f"{fn!r} takes a Context, whose methods are awaited: write it with async def"
+            raise TypeError(message)
+        parameter = _parameter(fn, skip=int(self.takes_context))
         self.annotation: object = Any if parameter is None else hints.get(parameter, Any)
         self.decode = None if parameter is None else codec.decoder(self.annotation)
-        self.invoke = _invoker(fn, self.decode)
+        invoker = _invoker_with_context if self.takes_context else _invoker
+        self.invoke = invoker(fn, self.decode)
         self.decode_output = codec.decoder(hints.get("return", Any))
 
 
@@ -89,9 +126,10 @@ class BoundWorkflow:
         steps: Task steps by name.
         first: Those of them that get the run's input.
         origin: What it was built from: the flow or workflow that a user holds.
+        decode_output: Payload to what its runs give, where one step ends them all; else to plain data.
     """
 
-    __slots__ = ("first", "origin", "steps", "workflow")
+    __slots__ = ("decode_output", "first", "origin", "steps", "workflow")
 
     def __init__(self, workflow: Workflow, *, origin: object = None) -> None:
         """Bind every task step.
@@ -115,6 +153,9 @@ class BoundWorkflow:
         self.origin = origin
         self.steps: Mapping[str, BoundStep] = steps
         self.first = [steps[step.name] for step in workflow.first_steps() if step.name in steps]
+        ends = [each for each in workflow.steps.values() if not each.targets()]
+        last = steps.get(ends[0].name) if len(ends) == 1 else None
+        self.decode_output: Callable[[bytes], Any] = codec.decoder(Any) if last is None else last.decode_output
 
     def refuse_foreign(self, run: Run) -> None:
         """Raise `FormatError` if an open branch of `run` stands where this workflow has no such step."""
@@ -141,7 +182,7 @@ class BoundWorkflow:
         return decode(codec.flatten(run.output))
 
 
-def _importable(fn: Callable[..., Any]) -> Importable:
+def importable(fn: Callable[..., Any]) -> Importable:
     """How a process finds `fn`.
 
     Raises:
@@ -149,10 +190,10 @@ def _importable(fn: Callable[..., Any]) -> Importable:
     """
     reason = "it is async" if is_coroutine_function(fn) else why_no_process(fn)
     if not reason:
-        importable = Importable(fn.__module__, fn.__qualname__)
-        reason = _why_not_found(fn, importable)
+        found = Importable(fn.__module__, fn.__qualname__)
+        reason = _why_not_found(fn, found)
         if not reason:
-            return importable
+            return found
     message = (
         f'executor="process" imports the function by name, and for {fn!r} that fails: {reason}; '
         "define it with def at the top of a module, or leave executor out"
@@ -179,7 +220,8 @@ def _invoker(fn: Callable[..., Any], decode: Callable[[bytes], Any] | None) -> C
     return lambda value: fn(decode(value if type(value) is bytes else codec.flatten(value)))
 
 
-def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(fn: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function, of what a `partial` wraps, or of a callable object."""
     inner: Any = getattr(fn, "func", fn)
     if inspect.isclass(inner):
         return {"return": inner}
@@ -188,14 +230,36 @@ def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(inner, include_extras=True)
 
 
-def _parameter(fn: Callable[..., Any]) -> str | None:
-    """The name of the one parameter a step fills, None for a function without any.
+def takes_context(fn: Callable[..., Any], hints: Mapping[str, Any]) -> bool:
+    """Whether the first parameter of a function is annotated to be a `Context`."""
+    try:
+        first = next(iter(inspect.signature(fn).parameters), None)
+    except ValueError:
+        return False
+    return first is not None and _is_context(hints.get(first))
+
+
+def _is_context(hint: object) -> TypeGuard[type[DurableContext]]:
+    return isinstance(hint, type) and issubclass(hint, DurableContext)
+
+
+def _invoker_with_context(
+    fn: Callable[..., Any], decode: Callable[[bytes], Any] | None
+) -> Callable[[Value], Any]:
+    """Calls `fn` with the context that is current, and the argument if it takes one."""
+    if decode is None:
+        return lambda _value: fn(DURABLE.get())
+    return lambda value: fn(DURABLE.get(), decode(value if type(value) is bytes else codec.flatten(value)))
+
+
+def _parameter(fn: Callable[..., Any], *, skip: int) -> str | None:
+    """The name of the one parameter a step fills, None for a function without any; `skip` are filled otherwise.
 
     Raises:
         TypeError: It needs two or more, or keyword arguments.
     """
     try:
-        parameters = inspect.signature(fn).parameters.values()
+        parameters = list(inspect.signature(fn).parameters.values())[skip:]
     except ValueError:
         return "value"  # a builtin without a signature, such as str: it gets the argument
     needed = [p for p in parameters if p.default is p.empty and p.kind in _NEEDED]

@@ -30,6 +30,7 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
         run_id, workflow, step, branch: Where it is.
         visit: Which time the branch is at this step, from 1.
         attempt: From 1, counting retries.
+        operation: In a step of a durable function its key, such as `charge#1`; else "".
         incarnation: Of the run, from 1, counting restarts.
         metadata: Of the workflow.
         cancelled: Whether the attempt was told to stop.
@@ -39,6 +40,8 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
     _facts: RunFacts
     _at: StartAttempt
     _is_stopped: bool = False
+    _operation: str = ""
+    _operation_attempt: int = 0
 
     @property
     def run_id(self) -> str:
@@ -78,7 +81,12 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
     @property
     def attempt(self) -> int:
         """See the class."""
-        return self._at.attempt
+        return self._operation_attempt or self._at.attempt
+
+    @property
+    def operation(self) -> str:
+        """See the class."""
+        return self._operation
 
     @property
     def idempotency_key(self) -> str:
@@ -86,7 +94,9 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
 
         Hand it to the outside (a payment, an insert) so that a repeated attempt is recognized there.
         """
-        parts = (self.run_id, str(self.incarnation), self.branch, self.step, str(self.visit))
+        parts = [self.run_id, str(self.incarnation), self.branch, self.step, str(self.visit)]
+        if self._operation:
+            parts.append(self._operation)
         return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
 
     @property
@@ -104,7 +114,14 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
         self._is_stopped = True
 
 
+class DurableContext:
+    """What a function gets whose first parameter is annotated with it, or with a class made of it."""
+
+    __slots__ = ()
+
+
 CURRENT: ContextVar[TaskContext | None] = ContextVar("holdfast_task_context", default=None)
+DURABLE: ContextVar[DurableContext | None] = ContextVar("holdfast_context", default=None)
 
 
 def get_task_context() -> TaskContext | None:

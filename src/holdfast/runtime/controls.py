@@ -7,6 +7,8 @@ worker nor the run's definition, so a run that nobody can drive can still be pau
 
 from collections.abc import Sequence
 
+import msgspec
+
 from holdfast.codecs import json as codec
 from holdfast.codecs.entries import encode_entry
 from holdfast.core.control import controlled
@@ -27,6 +29,7 @@ from holdfast.runtime.folds import UNREADABLE, fold
 from holdfast.runtime.inbox import CONTROLS, SIGNAL, control_of
 from holdfast.runtime.limits import PENDING_SIGNALS_MAX
 from holdfast.runtime.patience import until_answered
+from holdfast.runtime.relatives import KINDS, cancelled_outcome, with_relatives
 from holdfast.runtime.worker import Worker
 from holdfast.stores.base import Store
 from holdfast.stores.records import (
@@ -38,8 +41,6 @@ from holdfast.stores.records import (
     Refused,
     RunRecord,
 )
-
-_KINDS = {Paused: "pause", Unpaused: "unpause", RunCancelled: "cancel"}
 
 
 class Controls:
@@ -76,7 +77,7 @@ class Controls:
             if record.status in ENDED:
                 if record.status == "cancelled" and isinstance(wanted, RunCancelled):
                     return
-                raise _ended(record, _KINDS[type(wanted)])
+                raise _ended(record, KINDS[type(wanted)])
             if record.worker is None:
                 if await self._record(record, wanted, sent):
                     return
@@ -87,7 +88,7 @@ class Controls:
                     run, _ = await fold(self._store, record)
                     _check_branch(run, wanted)
                 # A worker may have given the run back meanwhile, without knowing: look once more.
-                if await self._send(record, _KINDS[type(wanted)], given, payload, ""):
+                if await self._send(record, KINDS[type(wanted)], given, payload, ""):
                     sent = given
 
     async def retry(self, run_id: str, by: str) -> None:
@@ -150,6 +151,7 @@ class Controls:
                 raise
             # Whatever its journal says: it is over.
             append = self._append(record, [wanted], Header("cancelled"), [], None)
+            append = msgspec.structs.replace(append, messages=cancelled_outcome(record))
             return isinstance(await self._worker.group.commit(append), Applied)
         if sent is not None and all(row.id != sent for row in inbox):
             return True
@@ -169,6 +171,7 @@ class Controls:
             return True
         read, header = max(record.messages_sent, *(row.seq for row in inbox), 0), header_after(run, entries)
         append = self._append(record, entries, header, inbox, read)
+        append = with_relatives(append, record, run, entries, {})
         applied = isinstance(await self._worker.group.commit(append), Applied)
         self._worker.nudge()
         # A cancel that was asked for before may have ended it: then what is wanted now has come too late.

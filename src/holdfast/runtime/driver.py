@@ -8,37 +8,56 @@ while the run has messages that were not read: an acknowledged pause holds from 
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from holdfast.codecs.entries import encode_entry
 from holdfast.codecs.snapshots import encode_run
 from holdfast.core.decide import decide
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
-from holdfast.core.entries import Entry
+from holdfast.core.entries import Entry, Operated
 from holdfast.core.events import (
-    AttemptFailed,
+    AttemptEnded,
     AttemptSucceeded,
+    ChildEnded,
     ControlRequested,
     Event,
+    OperationRequested,
+    OperationSucceeded,
     SignalArrived,
     attempted,
 )
 from holdfast.core.evolve import evolve
 from holdfast.core.header import Header, header_after
-from holdfast.core.owed import owed, owed_after, owed_by, passed
-from holdfast.core.run import OVER, Run
+from holdfast.core.owed import may_begin, owed, owed_after, passed
+from holdfast.core.run import OVER, Branch, Run
 from holdfast.errors import FormatError
-from holdfast.runtime.bindings import BoundWorkflow
+from holdfast.runtime.bindings import BoundStep, BoundWorkflow
+from holdfast.runtime.body import Body, Continued
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
+from holdfast.runtime.durable import Context
 from holdfast.runtime.failures import refused
 from holdfast.runtime.host import Host
 from holdfast.runtime.inbox import Inbox
 from holdfast.runtime.limits import ATTEMPTS_PER_TURN, LINGER_MS, SNAPSHOT_BYTES_MIN
+from holdfast.runtime.relatives import with_relatives
+from holdfast.runtime.starts import continued
 from holdfast.runtime.timers import Timers
-from holdfast.stores.records import SUSPECT_AT, Append, Applied, Outcome, Refused, RunRecord, Unread
+from holdfast.stores.records import (
+    SUSPECT_AT,
+    Append,
+    Applied,
+    NewRun,
+    Outcome,
+    Refused,
+    RunRecord,
+    Unread,
+)
 
 LOGGER = logging.getLogger("holdfast.worker")
 _LEAVING = frozenset({*OVER, "blocked"})
-Outcomes = AttemptSucceeded | AttemptFailed
+_FROM_INBOX = SignalArrived | ControlRequested | ChildEnded
+_RECORDING = AttemptSucceeded | OperationSucceeded | OperationRequested
+"""Events whose entries hold what a user's code gave: the store may find that it can never hold that."""
 Next = asyncio.Future[StartAttempt | None] | StartAttempt | None
 
 
@@ -54,9 +73,13 @@ class Driver:
 
     __slots__ = (
         "_answer",
+        "_bodies",
+        "_children",
+        "_continued",
         "_dropped",
         "_events",
         "_facts",
+        "_fresh",
         "_heard",
         "_host",
         "_inbox",
@@ -97,6 +120,10 @@ class Driver:
         self._live: dict[str, asyncio.Task[None]] = {}
         self._replies: dict[str, asyncio.Future[StartAttempt | None] | None] = {}
         self._answer: StartAttempt | None = None
+        self._bodies: dict[str, Body] = {}
+        self._fresh: list[Operated] = []
+        self._children: dict[str, NewRun] = {}
+        self._continued: Continued | None = None
         self._timers = Timers(host, self._fire)
         self._occupies = False
         self._dropped = False
@@ -106,7 +133,8 @@ class Driver:
     @property
     def under_way(self) -> int:
         """How many bodies run, and whether a commit or a look at the inbox is under way: one more for each."""
-        return len(self._live) + (self._sent is not None) + (self._reading is not None)
+        waiting = sum(body.is_waiting for body in self._bodies.values())
+        return len(self._live) - waiting + (self._sent is not None) + (self._reading is not None)
 
     @property
     def is_leaving(self) -> bool:
@@ -135,11 +163,59 @@ class Driver:
             self._reading = None
         self._live.clear()
         self._replies.clear()
+        self._bodies.clear()
         self._events.clear()
         self._sent = None
         self._dropped = True
         self._facts.is_stopped = True
         self._note_slot()
+
+    # What bodies need (`body.Driving`).
+
+    @property
+    def is_settled(self) -> bool:
+        """See `Driving`."""
+        return self._sent is None and self._reading is None and not self._events
+
+    @property
+    def is_reading(self) -> bool:
+        """See `Driving`."""
+        return self._reading is not None
+
+    def must_stop(self, branch: Branch) -> bool:
+        """See `Driving`."""
+        return self._host.is_draining or self.run.holds(branch) or self._host.has_lapsed()
+
+    def operate(self, events: list[Event]) -> None:
+        """See `Driving`."""
+        if self._dropped:
+            return
+        if self._sent is None and self._reading is None:
+            self._append(events)
+        else:
+            self._events += events
+
+    def begin_child(self, place: str, new: NewRun) -> None:
+        """See `Driving`."""
+        self._children[place] = new
+
+    async def _run_body(self, effect: StartAttempt, step: BoundStep) -> tuple[AttemptEnded, list[Event]] | None:
+        """Run a body that takes a context; None if it is not to be reported: its run begins anew."""
+        body = self._bodies[effect.branch] = Body(self, self._host, effect, self._facts)
+        context = TaskContext(self._facts, effect)
+        CURRENT.set(context)
+        branch = self.run.branches[effect.branch]
+        try:
+            event = await body.run(Context(context, body), step, branch.value)
+        finally:
+            if self._bodies.get(effect.branch) is body:
+                del self._bodies[effect.branch]
+        if isinstance(event, Continued):
+            self._continued = event
+            if self.is_settled:
+                self._settle([], [])
+            return None
+        return event, body.take_events()
 
     async def _drive(self, effect: StartAttempt | None) -> None:
         """The life of a branch's task: attempt after attempt, each after the commit of the one before."""
@@ -147,27 +223,33 @@ class Driver:
         make, has_lapsed = self._host.attempts.make, self._host.has_lapsed
         made = 0
         while effect is not None and not has_lapsed():
-            CURRENT.set(TaskContext(facts, effect))
-            event = await make(effect, steps[effect.step], branches[effect.branch].value)
-            answer = self._report(event)
+            step = steps[effect.step]
+            if step.takes_context:
+                ended = await self._run_body(effect, step)
+                if ended is None:
+                    return
+                answer = self._report(*ended)
+            else:
+                CURRENT.set(TaskContext(facts, effect))
+                answer = self._report(await make(effect, step, branches[effect.branch].value))
             effect = answer if answer is None or isinstance(answer, StartAttempt) else await answer
             made += 1
             if made % ATTEMPTS_PER_TURN == 0:
                 # Where nothing above had to wait, others in this loop have not had their turn.
                 await asyncio.sleep(0)
 
-    def _report(self, event: Outcomes) -> Next:
-        """Take an outcome; gives the branch's next attempt, or None, once it is committed."""
+    def _report(self, event: AttemptEnded, before: Sequence[Event] = ()) -> Next:
+        """Take an outcome, with what is recorded first; gives the branch's next attempt, or None, once committed."""
         branch = event.branch
         if self._dropped:
             return None  # a body that was told to stop has answered all the same
         if self._sent is None and self._reading is None:
             self._replies[branch] = self._answer = None
-            self._append([event])
+            self._append([*before, event])
             if branch not in self._replies:
                 return self._answer  # an instant store has committed it already
         else:
-            self._events.append(event)
+            self._events += [*before, event]
         future: asyncio.Future[StartAttempt | None] = self._loop.create_future()
         self._replies[branch] = future
         return future
@@ -183,7 +265,7 @@ class Driver:
     def _submit(
         self, entries: list[Entry], header: Header, events: list[Event], consumed: tuple[int, ...] = ()
     ) -> None:
-        status, record = header.status, self.record
+        status, record, run = header.status, self.record, self.run
         # A signal that is here may be what a branch waits for when it has come to where the entries lead it.
         may_wait = not (entries and self._inbox.pending)
         leaves = status in _LEAVING or (status != "running" and may_wait and self._may_park(header))
@@ -192,7 +274,7 @@ class Driver:
         append = Append(
             record.key,
             record.epoch,
-            self.run.position,
+            run.position,
             encoded,
             status,
             header.due_at_ms,
@@ -203,6 +285,8 @@ class Driver:
             consumed,
             if_read=header.times_out,
         )
+        if self._children or run.children or (record.parent_key is not None and status in OVER):
+            append = with_relatives(append, record, run, entries, self._children)
         self._sent = (append, entries, events)
         self._host.group.submit(append, self._committed)
 
@@ -215,7 +299,7 @@ class Driver:
             self._applied(append, entries, events, outcome)
         elif isinstance(outcome, Unread):
             # What came from the inbox is still there, and is offered again beside what was not read.
-            kept = [e for e in events if not isinstance(e, SignalArrived | ControlRequested)]
+            kept = [e for e in events if not isinstance(e, _FROM_INBOX)]
             self._events[:0] = kept
             self._catch_up(outcome.messages_sent)
         elif isinstance(outcome, Refused) and entries:
@@ -228,6 +312,11 @@ class Driver:
         run, at_ms = self.run, outcome.at_ms
         for entry in entries:
             evolve(run, entry, at_ms)
+            if isinstance(entry, Operated):
+                self._fresh.append(entry)
+        if append.children:
+            self._children.clear()
+            self._host.nudge()
         if append.consumed:
             self._inbox.forget(append.consumed)
         if self.is_suspect and append.completes:
@@ -293,16 +382,37 @@ class Driver:
         self._owes_all = False
         for effect in effects:
             # A body that still runs, or whose outcome is not decided yet, is not started again.
-            if effect.branch not in self._live or effect.branch in heard:
+            is_operation = isinstance(effect, ArmTimer) and effect.key
+            if is_operation or effect.branch not in self._live or effect.branch in heard:
                 self._carry_out(effect)
         for branch in heard:
             if branch in self._replies:
                 self._reply(branch, None)
+        self._tell_bodies()
         offered = self._offered() if self._events or self._inbox.pending else None
         if offered:
             self._append(offered)
+        elif self._continued is not None:
+            self._reading = self._host.spawn(self._begin_anew(self._continued))
         elif not self._live:
             self._idle()
+        else:
+            for body in list(self._bodies.values()):
+                body.settled()
+
+    def _tell_bodies(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        for entry in fresh:
+            if entry.branch in self._bodies:
+                self._bodies[entry.branch].applied(entry)
+
+    async def _begin_anew(self, asked: Continued) -> None:
+        """Put the run's next incarnation in its place; nothing is recorded for this one any more."""
+        new = continued(self.run, self.record, self.bound.workflow, asked.payload)
+        await self._host.begin_anew(self.record, new)
+        self._reading = None
+        self.drop()
+        self._host.left(self, due_at_ms=None)
 
     def _carry_out(self, effect: Effect) -> None:
         if self._host.is_draining:
@@ -337,6 +447,10 @@ class Driver:
             self._events.append(then)
             if self._sent is None and self._reading is None:
                 self._proceed()
+        elif effect.key and effect.branch in self._bodies:
+            self._bodies[effect.branch].due(effect.key)
+        elif effect.key and self.run.branches[effect.branch].status != "suspended":
+            pass  # its step waits for its own next attempt, which makes that of the operation
         elif self._occupies:
             self.begin(then)
         else:
@@ -344,10 +458,8 @@ class Driver:
 
     def begin(self, effect: StartAttempt) -> None:
         """Start an attempt that waited for its due time and a slot; nothing if it is not owed any more."""
-        if self._host.is_draining or self._dropped or effect.branch in self._live:
-            return
-        now = owed_by(self.run, self.run.branches[effect.branch])
-        if effect == (now.then if isinstance(now, ArmTimer) else now):
+        is_free = not (self._host.is_draining or self._dropped or effect.branch in self._live)
+        if is_free and may_begin(self.run, effect):
             self._spawn(effect)
 
     def _may_park(self, header: Header) -> bool:
@@ -373,9 +485,8 @@ class Driver:
 
     def _refused(self, events: list[Event], outcome: Refused) -> None:
         """The store can never hold these entries: their steps fail instead (once; then the run is let go)."""
-        failed = [refused(event, outcome.error) for event in events if isinstance(event, AttemptSucceeded)]
-        if failed:
-            self._append([*(event for event in events if not isinstance(event, AttemptSucceeded)), *failed])
+        if any(isinstance(event, _RECORDING) for event in events):
+            self._append([refused(event, outcome.error) for event in events])
         else:
             self.drop()
             self._host.left(self, due_at_ms=None)

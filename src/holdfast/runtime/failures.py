@@ -4,18 +4,33 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from holdfast.codecs import json as codec
 from holdfast.core.entries import Failure
-from holdfast.core.events import AttemptFailed, AttemptSucceeded
+from holdfast.core.events import (
+    AttemptFailed,
+    AttemptSucceeded,
+    Event,
+    OperationRaised,
+    OperationRequested,
+    OperationSucceeded,
+)
 from holdfast.definition.policies import FATAL, TIMEOUT
-from holdfast.errors import CodecError, HoldfastError, WorkflowError
+from holdfast.errors import CodecError, HoldfastError, OperationError, WorkflowError
 from holdfast.runtime.limits import CAUSES_MAX, TRACEBACK_CHARACTERS_MAX
 
 _ROOTS = frozenset({"BaseException", "Exception", "object"})
 
 
 def from_exception(error: BaseException, step: str, depth: int = 0) -> Failure:
-    """Type, message, notes, traceback text and causes of an exception raised in `step`."""
+    """Type, message, notes, traceback text and causes of an exception raised in `step`.
+
+    The failure of an operation that a body lets pass is that of its step.
+    """
+    if isinstance(error, OperationError):
+        failure: Failure = error.failure
+        return msgspec.structs.replace(failure, step=step, notes=(*failure.notes, f"of {error.operation}"))
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     bases = tuple(base.__name__ for base in type(error).__mro__ if base.__name__ not in _ROOTS)
     name, details = type(error).__name__, None
@@ -38,17 +53,37 @@ def from_exception(error: BaseException, step: str, depth: int = 0) -> Failure:
     )
 
 
+def culprit(error: BaseException) -> str:
+    """Key of the operation whose failure an exception is, or came from; "" for none."""
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        if isinstance(found, OperationError):
+            return found.operation
+        seen.append(found)
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return ""
+
+
 def timed_out(step: str, timeout_s: float) -> Failure:
     """An attempt that was not done in time."""
     message = f"the attempt was not done after {timeout_s:g} s"
     return Failure(TIMEOUT, message, (TIMEOUT, TimeoutError.__name__), step=step)
 
 
-def refused(event: AttemptSucceeded, error: HoldfastError) -> AttemptFailed:
-    """The outcome of an attempt whose output the store can never hold; trying again would not help."""
+def refused(event: Event, error: HoldfastError) -> Event:
+    """What becomes of an event that the store can never hold: a failure; trying again would not help."""
     kind = type(error).__name__
-    failure = Failure(kind, str(error), (kind, FATAL), step=event.step)
-    return AttemptFailed(event.branch, event.step, event.visit, event.attempt, failure, 0.0)
+    match event:
+        case AttemptSucceeded():
+            failure = Failure(kind, str(error), (kind, FATAL), step=event.step)
+            return AttemptFailed(event.branch, event.step, event.visit, event.attempt, failure, 0.0)
+        case OperationSucceeded() | OperationRequested():
+            failure = Failure(kind, str(error), (kind, FATAL), step=event.step)
+            at = (event.branch, event.step, event.visit, event.attempt)
+            return OperationRaised(*at, event.key, event.kind, failure, (), 0.0)
+        case _:
+            return event
 
 
 def _own_frames(error: BaseException) -> TracebackType | None:

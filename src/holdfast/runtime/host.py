@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
+from holdfast.core.children import Awaited
 from holdfast.core.effects import StartAttempt
 from holdfast.core.run import Run
 from holdfast.ports import Timer
 from holdfast.runtime.attempts import Attempts
+from holdfast.runtime.starts import Definable
 from holdfast.stores.group_commit import GroupCommit
-from holdfast.stores.records import InboxRow, RunRecord
+from holdfast.stores.records import InboxRow, NewRun, RunRecord
 
 
 class Driven(Protocol):
@@ -41,6 +43,40 @@ class Host(Protocol):
 
     def read_inbox(self, key: int, after: int) -> Awaitable[list[InboxRow]]:
         """The messages of a run after a number, however long the store takes."""
+        ...
+
+    async def new_child(
+        self,
+        record: RunRecord,
+        awaited: Awaited,
+        position: int,
+        target: Definable | str,
+        value: object,
+        *,
+        detach: bool,
+    ) -> NewRun:
+        """A run of another workflow, to be inserted with an entry of `record` that comes after `position`.
+
+        Raises:
+            WorkflowNotFoundError: Nobody knows that workflow.
+            InputError: The input does not fit.
+        """
+        ...
+
+    def encode_input(self, workflow: str, value: object) -> bytes:
+        """Encode an input for a workflow that is known here; raises `InputError`."""
+        ...
+
+    def decode_output(self, workflow: str, payload: bytes) -> Any:  # noqa: ANN401 - typed by the workflow
+        """Decode the output of a run of a workflow; plain data where that is not known here."""
+        ...
+
+    def message_id(self) -> str:
+        """A new name, never given twice."""
+        ...
+
+    async def begin_anew(self, record: RunRecord, new: NewRun) -> None:
+        """Put a new run in the place of one that is held here; it keeps its messages, and is due at once."""
         ...
 
     def nudge(self) -> None:

@@ -2,19 +2,27 @@
 
 from collections.abc import Iterable, Sequence
 
-from holdfast.codecs.entries import decode_entry
-from holdfast.core.entries import Entry, Paused, RunCancelled, SignalReceived, Unpaused
-from holdfast.core.events import ControlRequested, Event, SignalArrived
+from holdfast.codecs.entries import decode_entry, decode_outcome
+from holdfast.core.entries import (
+    Entry,
+    OperationCompleted,
+    Paused,
+    RunCancelled,
+    SignalReceived,
+    Unpaused,
+)
+from holdfast.core.events import ChildEnded, ControlRequested, Event, SignalArrived
 from holdfast.core.run import Run
 from holdfast.errors import FormatError
 from holdfast.stores.records import InboxRow
 
 SIGNAL = "signal"
+OUTCOME = "outcome"
 CONTROLS = ("pause", "unpause", "cancel")
 
 
 class Inbox:
-    """Messages in order; signals wait for a branch that waits for them, control is for at once.
+    """Messages in order; signals wait for somebody who waits for them, control and outcomes are for at once.
 
     Attributes:
         read: Sequence number up to which all messages were read.
@@ -33,7 +41,7 @@ class Inbox:
         self.pending = False
         self._run_id = run_id
         self._signals: dict[str, list[InboxRow]] = {}
-        self._controls: list[ControlRequested] = []
+        self._controls: list[ControlRequested | ChildEnded] = []
         if rows:
             self.take(rows, sent=sent)
 
@@ -44,6 +52,8 @@ class Inbox:
                 self._signals.setdefault(row.name, []).append(row)
             elif row.kind in CONTROLS:
                 self._controls.append(control_of(row, self._run_id))
+            elif row.kind == OUTCOME:
+                self._controls.append(_ending_of(row, self._run_id))
             self.read = row.seq
         self.read = max(self.read, sent)
         self.pending = bool(self._signals or self._controls)
@@ -62,8 +72,13 @@ class Inbox:
 
     def consumed(self, events: Iterable[Event], entries: Iterable[Entry]) -> tuple[int, ...]:
         """Numbers of the messages that these entries, decided from these events, use up."""
-        seqs = [event.seq for event in events if isinstance(event, ControlRequested)]
+        seqs = [event.seq for event in events if isinstance(event, ControlRequested | ChildEnded)]
         seqs += [entry.seq for entry in entries if isinstance(entry, SignalReceived)]
+        seqs += [
+            entry.seq
+            for entry in entries
+            if isinstance(entry, OperationCompleted) and entry.kind == "wait_signal"
+        ]
         return tuple(seqs)
 
     def forget(self, seqs: Sequence[int]) -> None:
@@ -92,3 +107,19 @@ def control_of(row: InboxRow, run_id: str) -> ControlRequested:
             fix="run the version of Holdfast that sent it",
         )
     return ControlRequested(row.seq, wanted)
+
+
+def _ending_of(row: InboxRow, run_id: str) -> ChildEnded:
+    """A message about a child's end as an event; raises `FormatError`."""
+    ended = decode_outcome(row.payload, run_id=run_id, seq=row.seq)
+    awaited = ended.awaited
+    return ChildEnded(
+        row.seq,
+        awaited.branch,
+        awaited.step,
+        awaited.visit,
+        awaited.key,
+        ended.child,
+        ended.output,
+        ended.failure,
+    )

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Callable
 
 from holdfast.core.evolve import evolve
-from holdfast.errors import StoreUnavailableError
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.inbox import Inbox
-from holdfast.runtime.limits import UNAVAILABLE_WAIT_MS
 from holdfast.runtime.patience import until_answered
-from holdfast.runtime.starts import OnConflict, Start, check_existing, held_record
+from holdfast.runtime.replacing import replace
+from holdfast.runtime.starts import OnConflict, Start, answering, check_existing, held_record
 from holdfast.runtime.worker import Worker
 from holdfast.stores.base import Store
 from holdfast.stores.records import Applied, Exists, NewRun, Outcome, Refused, RunRecord
@@ -64,6 +63,8 @@ class Insertion:
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         held = self._bound is not None and self._worker.reserve()
         new = self._start.new_run(self._worker.worker_id if held else None)
+        if instead is not None:
+            new = answering(new, instead)
 
         def done(outcome: Outcome) -> None:
             try:
@@ -81,25 +82,7 @@ class Insertion:
         return await answer
 
     async def _replace_with(self, new: NewRun, old: RunRecord, done: Callable[[Outcome], None]) -> None:
-        outcome: Outcome | None = None
-        is_repeated = False
-        while outcome is None:
-            try:
-                outcome = await self._store.replace(new, key=old.key, epoch=old.epoch)
-                if is_repeated and not isinstance(outcome, Applied):
-                    outcome = await self._recall(new, old) or outcome
-            except StoreUnavailableError:
-                outcome, is_repeated = None, True
-                await asyncio.sleep(UNAVAILABLE_WAIT_MS / 1_000)
-        done(outcome)
-
-    async def _recall(self, new: NewRun, old: RunRecord) -> Applied | None:
-        """Whether a replacement whose answer was lost had been applied."""
-        row = await self._store.find_run(new.id)
-        if row is None or (row.incarnation, row.input_digest) != (old.incarnation + 1, new.input_digest):
-            return None
-        is_held = row.worker == new.worker and row.epoch == old.epoch + 1
-        return Applied(row.created_at_ms, row.key, row.messages_sent, is_held=is_held)
+        done(await replace(self._store, new, old))
 
     def _drive(self, new: NewRun, outcome: Outcome, instead: RunRecord | None) -> None:
         if not isinstance(outcome, Applied):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 from holdfast.core.entries import Failure
-from holdfast.runtime.bindings import BoundStep
+from holdfast.runtime.bindings import Callee
 from holdfast.runtime.context import TaskContext
 from holdfast.runtime.executors import DaemonThreads
 from holdfast.runtime.serving import READY, STARTING, decode_answer, encode_call, serve
@@ -45,7 +45,7 @@ class Processes:
         self._closed = False
 
     def call(
-        self, step: BoundStep, payload: bytes, context: TaskContext | None, begun: Callable[[], object]
+        self, step: Callee, payload: bytes, context: TaskContext | None, begun: Callable[[], object]
     ) -> asyncio.Future[bytes | Failure]:
         """Call the task of a step in a process.
 

@@ -94,7 +94,9 @@ async def why_blocked(store: Store, record: RunRecord) -> str:
             "in between"
         )
     try:
-        await fold(store, record)
+        run, _ = await fold(store, record)
+        if run.blocked is not None:
+            return run.blocked.detail
     except (HoldfastError, LookupError, ValueError) as error:
         return str(error)
     return "its journal could not be read when a worker tried; a worker that starts now may"

@@ -24,7 +24,7 @@ from holdfast.core.entries import Failure
 from holdfast.definition.task import as_task
 from holdfast.errors import UsageError
 from holdfast.runtime import failures
-from holdfast.runtime.bindings import BoundStep, Importable
+from holdfast.runtime.bindings import BoundStep, Callee, Importable
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
 from holdfast.runtime.executors import caught
 
@@ -77,7 +77,7 @@ _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 Steps = dict[tuple[str, str, str], BoundStep]
 
 
-def encode_call(step: BoundStep, importable: Importable, payload: bytes, context: TaskContext | None) -> bytes:
+def encode_call(step: Callee, importable: Importable, payload: bytes, context: TaskContext | None) -> bytes:
     """The message that asks for a body.
 
     Raises:

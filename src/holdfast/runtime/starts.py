@@ -4,14 +4,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import msgspec
+
 from holdfast.codecs import json as codec
-from holdfast.codecs.entries import encode_entry
+from holdfast.codecs.entries import encode_awaited, encode_entry
+from holdfast.core.children import Awaited
 from holdfast.core.decide import decide
 from holdfast.core.entries import Entry
 from holdfast.core.events import StartRequested
 from holdfast.core.header import header_after
 from holdfast.core.run import OVER, Run
 from holdfast.definition.flow import Flow
+from holdfast.definition.task import NAME_MAX_BYTES
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import (
     CodecError,
@@ -25,6 +29,8 @@ from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.stores.base import Store
 from holdfast.stores.records import Applied, NewRun, RunRecord
 
+CHILD_DIGEST_CHARACTERS = 12
+"""Hexadecimal: 48 bits, and the id of the parent, the operation and the position go into it."""
 Definable = Flow | Workflow
 OnConflict = Literal["fail", "use_existing", "restart"]
 
@@ -138,6 +144,52 @@ def encode_input(workflow: Workflow, bound: BoundWorkflow | None, value: object)
         reason = f"{error.reason} - at `{error.path}`"
         raise InputError(workflow=workflow.name, step=step, reason=reason, fix=error.fix) from error
     return payload
+
+
+def answering(new: NewRun, record: RunRecord) -> NewRun:
+    """The new run, which takes the place of another one, with the run that waits for that one's outcome."""
+    return msgspec.structs.replace(
+        new,
+        parent_key=record.parent_key,
+        parent_incarnation=record.parent_incarnation,
+        parent_step=record.parent_step,
+    )
+
+
+def continued(run: Run, record: RunRecord, workflow: Workflow, payload: bytes) -> NewRun:
+    """The run that follows one which begins anew: known by the same input, and paused if that was."""
+    start = Start(record.id, workflow, payload)
+    if run.pause is not None:
+        start.entries.append(run.pause)
+    new = answering(start.new_run(None), record)
+    return msgspec.structs.replace(
+        new, input_digest=record.input_digest, queue=record.queue, priority=record.priority, tags=record.tags
+    )
+
+
+def child_of(
+    record: RunRecord,
+    awaited: Awaited,
+    position: int,
+    workflow: Workflow,
+    payload: bytes,
+    *,
+    detach: bool,
+) -> NewRun:
+    """A run that another one starts, with an id made of that one's, the operation, and where its journal is."""
+    parts = (record.id, record.incarnation, *msgspec.structs.astuple(awaited), position)
+    digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:CHILD_DIGEST_CHARACTERS]
+    room = NAME_MAX_BYTES - len(digest) - 1
+    readable = f"{record.id}/{awaited.key}".encode()[:room].decode("utf-8", "ignore")
+    new = Start(f"{readable}-{digest}", workflow, payload).new_run(None)
+    if detach:
+        return new
+    return msgspec.structs.replace(
+        new,
+        parent_key=record.key,
+        parent_incarnation=record.incarnation,
+        parent_step=encode_awaited(awaited),
+    )
 
 
 async def check_existing(store: Store, new: NewRun, on_conflict: OnConflict) -> bool:

@@ -8,7 +8,7 @@ from holdfast.runtime.host import Host
 
 
 class Timers:
-    """One timer for each branch, and one for the run itself."""
+    """One timer for each branch and each operation, and one for the run itself."""
 
     __slots__ = ("_fire", "_host", "_timers")
 
@@ -16,11 +16,11 @@ class Timers:
         """Args: whose clock it is, and what is called with what has become due."""
         self._host = host
         self._fire = fire
-        self._timers: dict[str, tuple[ArmTimer, Timer]] = {}
+        self._timers: dict[tuple[str, str], tuple[ArmTimer, Timer]] = {}
 
     def arm(self, effect: ArmTimer) -> None:
         """Wait for its due time, in place of what the branch waited for before."""
-        known, timer = self._timers.get(effect.branch, (None, None))
+        known, timer = self._timers.get((effect.branch, effect.key), (None, None))
         if known == effect:
             return
         if timer is not None:
@@ -30,7 +30,7 @@ class Timers:
     def wait(self, effect: ArmTimer, delay_ms: float) -> None:
         """Look again when so much time has passed."""
         timer = self._host.call_later(delay_ms, lambda: self._look(effect))
-        self._timers[effect.branch] = (effect, timer)
+        self._timers[effect.branch, effect.key] = (effect, timer)
 
     def _look(self, effect: ArmTimer) -> None:
         # Only the store's clock decides what is due; the loop's timer may be a little ahead of it.
@@ -38,7 +38,7 @@ class Timers:
         if left_ms > 0:
             self.wait(effect, left_ms)
             return
-        del self._timers[effect.branch]
+        del self._timers[effect.branch, effect.key]
         self._fire(effect)
 
     def stop(self) -> None:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from holdfast.codecs import json as codec
+from holdfast.core.children import Awaited
 from holdfast.core.effects import StartAttempt
 from holdfast.core.run import Run
 from holdfast.errors import StoreUnavailableError
@@ -19,9 +21,11 @@ from holdfast.runtime.inbox import Inbox
 from holdfast.runtime.leases import Identity, Lease
 from holdfast.runtime.limits import GRACE_MS
 from holdfast.runtime.patience import until_answered
+from holdfast.runtime.replacing import replace
+from holdfast.runtime.starts import Definable, child_of, encode_input, resolve
 from holdfast.stores.base import Store
 from holdfast.stores.group_commit import GroupCommit
-from holdfast.stores.records import InboxRow, RunRecord, Snapshot
+from holdfast.stores.records import InboxRow, NewRun, RunRecord, Snapshot
 
 LOGGER = logging.getLogger("holdfast.worker")
 
@@ -57,6 +61,7 @@ class Worker:
         self.is_draining = False
         self._store = store
         self._bound = bound
+        self._ids = ids
         self._clock = clock
         self._concurrency = concurrency
         self._drivers: dict[str, Driver] = {}
@@ -93,6 +98,42 @@ class Worker:
     async def read_inbox(self, key: int, after: int) -> list[InboxRow]:
         """See `Host`."""
         return await until_answered(lambda: self._store.read_inbox(key, after=after), what="reading messages")
+
+    def message_id(self) -> str:
+        """See `Host`."""
+        return self._ids.message_id()
+
+    async def new_child(
+        self,
+        record: RunRecord,
+        awaited: Awaited,
+        position: int,
+        target: Definable | str,
+        value: object,
+        *,
+        detach: bool,
+    ) -> NewRun:
+        """See `Host`."""
+        workflow = await until_answered(
+            lambda: resolve(self._store, self._bound, target), what="starting a child"
+        )
+        payload = encode_input(workflow, self._bound.get(workflow.name), value)
+        return child_of(record, awaited, position, workflow, payload, detach=detach)
+
+    def encode_input(self, workflow: str, value: object) -> bytes:
+        """See `Host`."""
+        bound = self._bound[workflow]
+        return encode_input(bound.workflow, bound, value)
+
+    def decode_output(self, workflow: str, payload: bytes) -> Any:  # noqa: ANN401 - typed by the workflow
+        """See `Host`."""
+        bound = self._bound.get(workflow)
+        return (codec.decoder(Any) if bound is None else bound.decode_output)(payload)
+
+    async def begin_anew(self, record: RunRecord, new: NewRun) -> None:
+        """See `Host`."""
+        await replace(self._store, new, record, keep_inbox=True)
+        self.nudge()
 
     @property
     def worker_id(self) -> str:

@@ -9,7 +9,6 @@ Every other call goes through `_reach`, where the simulator puts its network and
 import asyncio
 import enum
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from holdfast.errors import StoreUnavailableError
@@ -248,8 +247,9 @@ class FaultyStore:
 
     async def replace(self, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False) -> Outcome:
         """See `Store`."""
-        replace = partial(self._inner.replace, keep_inbox=True) if keep_inbox else self._inner.replace
-        return await self._reach("replace", lambda: replace(new, key=key, epoch=epoch))
+        return await self._reach(
+            "replace", lambda: self._inner.replace(new, key=key, epoch=epoch, keep_inbox=keep_inbox)
+        )
 
     async def delete(self, key: int) -> bool:
         """See `Store`."""

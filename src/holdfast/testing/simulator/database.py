@@ -64,7 +64,7 @@ class Database(MemoryStore):
             if isinstance(member, Append) and isinstance(outcome, Applied):
                 self.accepted(self._rows[member.key], member)
             elif isinstance(member, Message) and isinstance(outcome, Applied):
-                self.stored(self._rows[member.run_key], member)
+                self.stored(self._rows[outcome.key], member)
             self.look(False)  # noqa: FBT003 - the only argument
             outcomes.append(outcome)
         return outcomes
@@ -107,9 +107,9 @@ class Database(MemoryStore):
         self.look(True)  # noqa: FBT003 - as above
         return freed
 
-    async def replace(self, new: NewRun, *, key: int, epoch: int) -> Outcome:
+    async def replace(self, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False) -> Outcome:
         """See `Store`."""
-        outcome = await super().replace(new, key=key, epoch=epoch)
+        outcome = await super().replace(new, key=key, epoch=epoch, keep_inbox=keep_inbox)
         self.look(False)  # noqa: FBT003 - as above
         return outcome
 

@@ -1,0 +1,415 @@
+"""One life of the body of a durable function: from its first line until it ends or is put away.
+
+It looks operations up in the branch's state, hands what is new to the driver, and waits for the commit. When
+nothing of it runs, and all it waits for takes long, it is put away: `Unwinding` is raised wherever it waits, and
+the run is given back. Whoever has it next runs the function from its first line; what is recorded is given at
+once, so that it comes to the same place.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from holdfast.codecs import json as codec
+from holdfast.core.children import Awaited
+from holdfast.core.effects import StartAttempt
+from holdfast.core.entries import (
+    NOTHING_SET,
+    Child,
+    Failure,
+    Operated,
+    OperationCompleted,
+    OperationFailed,
+    OperationKind,
+    Reported,
+    StepSuspended,
+    Wait,
+)
+from holdfast.core.events import (
+    AttemptDiverged,
+    AttemptEnded,
+    AttemptFailed,
+    AttemptSucceeded,
+    AttemptSuspended,
+    Event,
+    Operating,
+    OperationRaised,
+    OperationRequested,
+    OperationSucceeded,
+    ScopesEnded,
+)
+from holdfast.core.operations import NOTHING
+from holdfast.core.run import PENDING, SCOPE, Branch, Operation, Run, Value, place_of
+from holdfast.definition.policies import TIMEOUT, Retry
+from holdfast.runtime.bindings import BoundStep
+from holdfast.runtime.calls import Invocation
+from holdfast.runtime.context import CURRENT, DURABLE, DurableContext, RunFacts, TaskContext
+from holdfast.runtime.host import Host
+from holdfast.runtime.limits import LINGER_MS
+from holdfast.runtime.scopes import SCOPE_NOW, Scope, Unwinding
+from holdfast.runtime.starts import Definable
+from holdfast.stores.records import NewRun, RunRecord
+
+
+class Continued:
+    """The body wants its run to begin anew, with another input."""
+
+    def __init__(self, branch: str, payload: bytes) -> None:
+        """Args: whose body, and the input, encoded."""
+        self.branch = branch
+        self.payload = payload
+
+
+class Driving(Protocol):
+    """The driver, as a body sees it."""
+
+    run: Run
+    record: RunRecord
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is on its way: no commit, no look at the inbox, no event that waits for either."""
+        ...
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether there are messages that are not read yet: nothing begins until they are."""
+        ...
+
+    def must_stop(self, branch: Branch) -> bool:
+        """Whether nothing new may begin there: it is paused, or this worker is about to stop."""
+        ...
+
+    def operate(self, events: list[Event]) -> None:
+        """Decide these events with the next commit."""
+        ...
+
+    def begin_child(self, place: str, new: NewRun) -> None:
+        """Insert this run with the entry that begins it."""
+        ...
+
+
+class Body:
+    """A function that runs, with its scopes.
+
+    Attributes:
+        running: How many of its scopes run code; those that wait for what is recorded do not.
+        unsent: Variables set in the body itself since the last entry.
+    """
+
+    def __init__(self, driver: Driving, host: Host, at: StartAttempt, facts: RunFacts) -> None:
+        """Args: who drives the run, the worker, the attempt that it is, and facts about the run."""
+        self.host = host
+        self.driver = driver
+        self.at = at
+        self.facts = facts
+        self.branch = driver.run.branches[at.branch]
+        self.running = 1
+        self.unsent: dict[str, bytes] = {}
+        self._at = (at.branch, at.step, at.visit, at.attempt)
+        self._loop = asyncio.get_running_loop()
+        self._events: list[OperationSucceeded] = []
+        self._ending: AttemptEnded | Continued | None = None
+        self._committed: dict[str, asyncio.Future[None]] = {}
+        self._awaited: dict[str, asyncio.Future[None]] = {}
+        self._stopped: list[asyncio.Future[None]] = []
+        self._patches: dict[str, bool] = {}
+        self._recorded: dict[str, list[Operation]] = {}
+        self._left = 0
+        self._note_recorded()
+
+    def _note_recorded(self) -> None:
+        for key, operation in self.branch.operations.items():
+            if operation.kind not in {"scopes", "patch"}:
+                path = key[: key.rfind(SCOPE) + 1]
+                self._recorded.setdefault(path, []).append(operation)
+                self._left += 1
+
+    # What scopes need (`scopes.Owner`).
+
+    @property
+    def is_ending(self) -> bool:
+        """See `Owner`."""
+        return self._ending is not None
+
+    @property
+    def is_diverging(self) -> bool:
+        """See `Owner`."""
+        return isinstance(self._ending, AttemptDiverged)
+
+    def known(self, key: str) -> Operation | None:
+        """See `Owner`."""
+        return self.branch.operations.get(key)
+
+    def recorded(self, path: str) -> list[Operation]:
+        """See `Owner`."""
+        return self._recorded.pop(path, [])
+
+    def replayed(self) -> None:
+        """See `Owner`."""
+        self._left -= 1
+
+    def check_passed(self, scope: Scope, found: str) -> None:
+        """See `Owner`."""
+        if self._left:
+            for path, operations in self._recorded.items():
+                if path.startswith(scope.path):
+                    raise self.diverge(f"{operations[0].kind} {operations[0].key}", found)
+
+    def abandon(self, path: str) -> None:
+        """See `Owner`."""
+        for each in [each for each in self._recorded if each.startswith(path)]:
+            self._left -= len(self._recorded.pop(each))
+
+    def diverge(self, expected: str, found: str) -> Unwinding:
+        """See `Owner`."""
+        if self._ending is None:
+            self._ending = AttemptDiverged(*self._at, expected, found)
+            self._unwind()
+        return Unwinding()
+
+    def consider(self) -> None:
+        """Put the body away if nothing of it runs, and nothing that it waits for is near."""
+        waiting = [*self._awaited.values(), *self._stopped]
+        if self.running or self._ending is not None or not waiting or not self.driver.is_settled:
+            return
+        if any(future.done() for future in waiting):
+            return
+        must_stop = self.driver.must_stop(self.branch)
+        if self._stopped and not must_stop:
+            for future in self._stopped:
+                future.set_result(None)
+            return
+        if not must_stop and self._next_due_ms() - self.host.now_ms() <= LINGER_MS:
+            return
+        self._ending = AttemptSuspended(*self._at, () if self._stopped else tuple(self._awaited))
+        self._unwind()
+
+    async def close_scopes(self, key: str, ended: tuple[int, ...]) -> None:
+        """See `Owner`."""
+        await self.record(ScopesEnded(*self._at, key, ended))
+
+    # What operations need.
+
+    async def record(self, event: Operating) -> None:
+        """Hand over an event, and what was to be recorded with the next one; return when it is committed."""
+        if self._ending is not None:
+            raise Unwinding
+        future = self._committed[event.key] = self._loop.create_future()
+        self.driver.operate([*self.take_events(), event])
+        await future
+
+    def record_later(self, key: str, kind: OperationKind, output: bytes) -> None:
+        """Record the output of an operation together with whatever comes next, before any step begins."""
+        self._events.append(OperationSucceeded(*self._at, key, kind, output, self._take_sets()))
+
+    def take_events(self) -> list[Event]:
+        """What was to be recorded with the next event."""
+        events, self._events = self._events, []
+        return list(events)
+
+    async def request(
+        self, key: str, kind: OperationKind, *, wait: Wait | None = None, child: Child | None = None
+    ) -> None:
+        """Begin what takes time."""
+        await self.record(OperationRequested(*self._at, key, kind, wait, child, self._take_sets()))
+
+    async def succeed(self, key: str, kind: OperationKind, output: bytes) -> None:
+        """Record the output of an operation."""
+        await self.record(OperationSucceeded(*self._at, key, kind, output, self._take_sets()))
+
+    async def fail(self, key: str, kind: OperationKind, failure: Failure) -> None:
+        """Record that an operation has failed for good."""
+        await self.record(OperationRaised(*self._at, key, kind, failure, (), 0.0, self._take_sets()))
+
+    async def start_child(self, key: str, target: Definable | str, value: object, *, detach: bool) -> None:
+        """Start a run of another workflow with the entry that records it; see `Context.child`."""
+        await self.may_begin()
+        record, run = self.driver.record, self.driver.run
+        awaited = Awaited(self.at.branch, self.at.step, self.at.visit, key)
+        new = await self.host.new_child(record, awaited, run.position, target, value, detach=detach)
+        self.driver.begin_child(place_of(self.at.branch, key), new)
+        if detach:
+            await self.succeed(key, "child", codec.encode(new.id))
+        else:
+            await self.request(key, "child", child=Child(new.id, new.workflow))
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Code of the user's that is no part of the function: nothing may be asked for there."""
+        scope = SCOPE_NOW.set(None)
+        try:
+            yield
+        finally:
+            SCOPE_NOW.reset(scope)
+
+    async def done(self, key: str) -> Operation:
+        """The operation, once it is done."""
+        while (operation := self.branch.operations[key]).status in PENDING:
+            await self._block(key)
+        return operation
+
+    async def attempted(self, key: str, invocation: Invocation, retry: tuple[Retry, ...]) -> Operation:
+        """Make attempts of a step until one succeeds, or none is left; each is committed before the next."""
+        while True:
+            operation = self.branch.operations.get(key)
+            if operation is not None and operation.status not in PENDING:
+                return operation
+            if operation is not None and not self._is_due(operation):
+                await self._block(key)
+                continue
+            await self.may_begin()
+            number = 1 if operation is None else operation.attempt
+            outcome = await self._attempt(key, number, invocation)
+            if isinstance(outcome, AttemptSucceeded):
+                await self.succeed(key, "step", outcome.output)
+            else:
+                await self._raised(key, outcome, retry)
+
+    async def _raised(self, key: str, outcome: AttemptFailed, retry: tuple[Retry, ...]) -> None:
+        failure, chance, sets = outcome.failure, outcome.chance, self._take_sets()
+        await self.record(OperationRaised(*self._at, key, "step", failure, retry, chance, sets))
+
+    async def may_begin(self) -> None:
+        """Return when a step may begin: everything before it is committed, and nobody wants the body to stop."""
+        while True:
+            if self._events:
+                last = self._events[-1]
+                future = self._committed[last.key] = self._loop.create_future()
+                self.driver.operate(self.take_events())
+                await future
+            if not self.driver.is_reading and not self.driver.must_stop(self.branch):
+                return
+            future = self._loop.create_future()
+            self._stopped.append(future)
+            await self._until(future)
+
+    def patched(self, name: str) -> bool:
+        """Whether the code from the patch on is for this run: not if it had gone past that place before."""
+        key = f"patched:{name}"
+        if key in self.branch.operations:
+            return True
+        if key not in self._patches:
+            is_new = self._patches[key] = self._left == 0
+            if is_new:
+                self.record_later(key, "patch", NOTHING)
+        return self._patches[key]
+
+    def continue_as_new(self, payload: bytes) -> Unwinding:
+        """End the body: its run begins anew."""
+        if self._ending is None:
+            self._ending = Continued(self.at.branch, payload)
+            self._unwind()
+        return Unwinding()
+
+    # What the driver tells.
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for what is recorded elsewhere, or for time."""
+        waiting = [*self._awaited.values(), *self._stopped]
+        return not self.running and bool(waiting) and not any(future.done() for future in waiting)
+
+    def applied(self, entry: Operated) -> None:
+        """This entry of the branch is committed."""
+        if isinstance(entry, StepSuspended | Reported):
+            return
+        _resolve(self._committed.pop(entry.key, None))
+        if isinstance(entry, OperationCompleted | OperationFailed):
+            _resolve(self._awaited.get(entry.key))
+
+    def due(self, key: str) -> None:
+        """The clock of an operation has run out."""
+        _resolve(self._awaited.get(key))
+
+    def settled(self) -> None:
+        """Nothing is on its way in the driver."""
+        if self._stopped and not self.driver.must_stop(self.branch):
+            for future in self._stopped:
+                _resolve(future)
+        self.consider()
+
+    # Its life.
+
+    async def run(self, context: DurableContext, step: BoundStep, value: Value) -> AttemptEnded | Continued:
+        """Call the function, and report what came of it."""
+        scope = Scope(self, "", None)
+        DURABLE.set(context)
+        SCOPE_NOW.set(scope)
+        event: AttemptEnded | None = None
+        try:
+            event = self._ended(scope, await self.host.attempts.make(self.at, step, value))
+        except Unwinding:
+            pass
+        finally:
+            SCOPE_NOW.set(None)
+        if self._ending is not None:
+            return self._ending
+        if event is None:
+            raise RuntimeError("the body of a step raised Unwinding by itself")
+        return event
+
+    def _ended(self, scope: Scope, event: AttemptSucceeded | AttemptFailed) -> AttemptEnded:
+        """The outcome, with what belongs to it; raises `Unwinding` if more is recorded than was asked for."""
+        if isinstance(event, AttemptSucceeded):
+            self._check_end(scope, "its end")
+            return AttemptSucceeded(*self._at, event.output, self._take_sets())
+        if event.failure.type != TIMEOUT and self._ending is None:
+            self._check_end(scope, event.failure.summary())
+        return event
+
+    def _check_end(self, scope: Scope, found: str) -> None:
+        scope.end(found)
+        self.check_passed(scope, found)
+
+    async def _attempt(self, key: str, number: int, invocation: Invocation) -> AttemptSucceeded | AttemptFailed:
+        context = TaskContext(self.facts, self.at, _operation=key, _operation_attempt=number)
+        before = CURRENT.set(context)
+        try:
+            with self.outside():
+                return await self.host.attempts.make(self.at, invocation, invocation.argument())
+        finally:
+            CURRENT.reset(before)
+
+    def _take_sets(self) -> Mapping[str, bytes]:
+        if not self.unsent:
+            return NOTHING_SET
+        sets, self.unsent = self.unsent, {}
+        return sets
+
+    def _is_due(self, operation: Operation) -> bool:
+        return operation.due_at_ms is not None and operation.due_at_ms <= self.host.now_ms()
+
+    def _next_due_ms(self) -> float:
+        dues = (self.branch.operations[key].due_at_ms for key in self._awaited)
+        return min((due for due in dues if due is not None), default=math.inf)
+
+    async def _block(self, key: str) -> None:
+        """Wait for what is recorded of an operation, or for its clock."""
+        future = self._awaited[key] = self._loop.create_future()
+        try:
+            await self._until(future)
+        finally:
+            del self._awaited[key]
+
+    async def _until(self, future: asyncio.Future[None]) -> None:
+        self.running -= 1
+        self.consider()
+        try:
+            await future
+        finally:
+            self.running += 1
+            if future in self._stopped:
+                self._stopped.remove(future)
+
+    def _unwind(self) -> None:
+        for future in [*self._awaited.values(), *self._stopped]:
+            if not future.done():
+                future.set_exception(Unwinding())
+
+
+def _resolve(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)

@@ -1,0 +1,127 @@
+"""What a durable function may call as a step: any callable, with what its code and its options say about it."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypedDict
+
+from holdfast.codecs import json as codec
+from holdfast.core.run import Value
+from holdfast.definition.duration import Duration
+from holdfast.definition.policies import Retry
+from holdfast.definition.task import Executor, Task, as_task, innermost, is_coroutine_function, task
+from holdfast.errors import UsageError
+from holdfast.runtime.bindings import Importable, hints_of, importable, takes_context
+
+CALLS_MAX = 1_024
+"""Callables whose facts are kept: reading annotations costs more than most steps' bookkeeping."""
+
+
+class Options(TypedDict, total=False):
+    """Options of one call, in place of those of the task; as of `task()`."""
+
+    retries: int | None
+    retry: Retry | Sequence[Retry] | None
+    timeout: Duration | None
+    executor: Executor | None
+
+
+class Call(NamedTuple):
+    """A callable as a step.
+
+    Attributes:
+        takes_context: Whether its first argument is a `Context`.
+        decode_output: Payload to what it is annotated to return.
+    """
+
+    name: str
+    fn: Callable[..., Any]
+    is_async: bool
+    takes_context: bool
+    importable: Importable | None
+    timeout_ms: int | None
+    retry: tuple[Retry, ...]
+    decode_output: Callable[[bytes], Any]
+
+    def __call__(self, args: tuple[Any, ...]) -> "Invocation":
+        """It with its arguments.
+
+        Raises:
+            UsageError: A process takes one argument.
+        """
+        if self.importable is not None and len(args) > 1:
+            raise UsageError(
+                what=f"{self.name} runs in a process, which takes one argument, and gets {len(args)}",
+                fix="put them into one",
+            )
+        return Invocation(self, args)
+
+
+class Invocation:
+    """A call with its arguments, as `Attempts` makes it."""
+
+    __slots__ = ("_args", "_fn", "importable", "is_async", "name", "timeout_ms")
+
+    def __init__(self, call: Call, args: tuple[Any, ...]) -> None:
+        """Args: what is called, and with what."""
+        self.name = call.name
+        self.is_async = call.is_async
+        self.importable = call.importable
+        self.timeout_ms = call.timeout_ms
+        self._fn = call.fn
+        self._args = args
+
+    def invoke(self, _value: Value) -> Any:  # noqa: ANN401 - what the function returns
+        """Call the function; for a coroutine function gives its coroutine."""
+        return self._fn(*self._args)
+
+    def argument(self) -> bytes:
+        """The one argument for a process, encoded."""
+        return codec.encode(self._args[0] if self._args else None) if self.importable is not None else b""
+
+
+def call_of(fn: Callable[..., Any], options: Options) -> Call:
+    """What is known of a callable, with options of this call in place of its own.
+
+    Raises:
+        UsageError: It is no callable, or an option is out of bounds.
+        CodecError: It is annotated to return what no payload decodes into.
+    """
+    if not callable(fn):
+        raise UsageError(what=f"{fn!r} cannot be called", fix="pass the function, and its arguments after it")
+    if options:
+        own = as_task(fn)
+        given = task(own.name, **{**_options(own), **options})(innermost(fn))
+        return _read(given)
+    try:
+        return _known(fn)
+    except TypeError:  # it has no hash
+        return _read(fn)
+
+
+def _options(own: Task[..., Any]) -> dict[str, Any]:
+    timeout_s = None if own.timeout_ms is None else own.timeout_ms / 1_000
+    return {"retry": own.retry or None, "timeout": timeout_s, "executor": own.executor}
+
+
+@functools.lru_cache(maxsize=CALLS_MAX)
+def _known(fn: Callable[..., Any]) -> Call:
+    return _read(fn)
+
+
+def _read(target: Callable[..., Any]) -> Call:
+    own = as_task(target)
+    fn = innermost(target)
+    try:
+        hints = hints_of(fn)
+    except (NameError, TypeError):
+        hints = {}  # annotations that name what is not there say nothing
+    return Call(
+        own.name,
+        fn,
+        is_coroutine_function(fn),
+        takes_context(fn, hints),
+        importable(fn) if own.executor == "process" else None,
+        own.timeout_ms,
+        own.retry,
+        codec.decoder(hints.get("return", Any)),
+    )

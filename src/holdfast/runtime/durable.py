@@ -1,0 +1,407 @@
+"""`Context`: what a durable function asks for (semantics section 6)."""
+# Its methods give what users' functions and payloads hold, of any type, and name it as users do.
+# ruff: noqa: ANN401, ASYNC109, A002
+
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar, Unpack, overload
+from uuid import UUID
+
+from holdfast.codecs import json as codec
+from holdfast.core.entries import DELETED, Wait
+from holdfast.definition.duration import Duration
+from holdfast.definition.flow import Flow
+from holdfast.definition.step import Sleep, WaitSignal
+from holdfast.definition.task import check_name
+from holdfast.definition.workflow import Workflow
+from holdfast.errors import (
+    ChildError,
+    OperationCancelledError,
+    SignalTimeoutError,
+    StepError,
+    UsageError,
+)
+from holdfast.runtime.body import Body
+from holdfast.runtime.calls import Call, Options, call_of
+from holdfast.runtime.context import DurableContext, TaskContext
+from holdfast.runtime.scopes import Parts, Results, Scope, current_scope
+from holdfast.runtime.views import instant
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Context(DurableContext):
+    """What a durable function, and any task whose first parameter is annotated with it, may ask for.
+
+    Everything asked for is recorded before the function goes on. After a crash or a long wait the function runs
+    again from its first line, and what is recorded is given at once. So its own code, between what it asks for,
+    must do the same each time: time, chance and the outside world come from here.
+
+    Attributes:
+        task: Facts about the attempt: run id, workflow, branch, attempt, metadata, idempotency key.
+    """
+
+    __slots__ = ("_body", "task")
+
+    def __init__(self, task: TaskContext, body: Body) -> None:
+        """Made by the engine."""
+        self.task = task
+        self._body = body
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self.task.run_id
+
+    @overload
+    async def step(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, R]],
+        /,
+        *args: Any,
+        name: str | None = None,
+        **options: Unpack[Options],
+    ) -> R: ...
+    @overload
+    async def step(
+        self, fn: Callable[..., R], /, *args: Any, name: str | None = None, **options: Unpack[Options]
+    ) -> R: ...
+    async def step(
+        self, fn: Callable[..., Any], /, *args: Any, name: str | None = None, **options: Unpack[Options]
+    ) -> Any:
+        """Call `fn` with `args`, once: its output is recorded, and given whenever the function runs again.
+
+        Args:
+            fn: A task, or any callable, sync or async. A sync one runs in a thread.
+            args: Whatever it takes; they are not recorded.
+            name: Its name in the journal; default that of the task or function.
+            options: `retries`, `retry`, `timeout` and `executor` of this call, as of `task()`.
+
+        Returns:
+            What `fn` returned, encoded and decoded by its annotation, also the first time.
+
+        Raises:
+            StepError: It failed and its retries are used up; recorded as well.
+            UsageError: It cannot be called so, or not from here; nothing was recorded.
+        """
+        scope = current_scope(self._body, "ctx.step")
+        call = call_of(fn, options)
+        if call.takes_context:
+            raise UsageError(
+                what=f"{call.name} takes a Context, so it is no step",
+                fix=f"await {call.name}(ctx, ...) itself, or start it with ctx.child(...)",
+            )
+        key, operation = scope.ask("step", call.name if name is None else check_name(name, what="step name"))
+        if operation is None or operation.status == "backoff":
+            operation = await self._body.attempted(key, call(args), call.retry)
+        if operation.failure is not None and operation.status == "failed":
+            raise StepError(operation=key, failure=operation.failure)
+        return call.decode_output(operation.output)
+
+    async def sleep(
+        self, duration: Duration | None = None, *, until: datetime | None = None, name: str = "sleep"
+    ) -> None:
+        """Wait; for longer than a second without costing more than a row.
+
+        Args:
+            duration: How long, such as "3d", counted from the commit that begins it.
+            until: Instead of it a moment, with its time zone; a pause does not move it.
+            name: Its name in the journal.
+        """
+        scope = current_scope(self._body, "ctx.sleep")
+        if (duration is None) == (until is None):
+            raise UsageError(what="ctx.sleep needs a duration or until", fix="give one of them")
+        sleep = Sleep.of(duration, until=until)
+        key, operation = scope.ask("sleep", check_name(name, what="name of a sleep"))
+        if operation is None:
+            await self._body.request(key, "sleep", wait=Wait("", sleep.duration_ms, sleep.until_ms))
+        await self._body.done(key)
+
+    @overload
+    async def wait_signal(self, name: str, *, timeout: Duration | None = None, type: type[T]) -> T: ...
+    @overload
+    async def wait_signal(self, name: str, *, timeout: Duration | None = None) -> Any: ...
+    async def wait_signal(self, name: str, *, timeout: Duration | None = None, type: Any = Any) -> Any:
+        """Wait for a signal, and take it.
+
+        Args:
+            name: As in `handle.signal(name, payload)`.
+            timeout: How long to wait; default for ever.
+            type: What its payload is decoded into; default plain data.
+
+        Raises:
+            SignalTimeoutError: None came in time; recorded as well.
+            CodecError: The payload is not of that type.
+        """
+        scope = current_scope(self._body, "ctx.wait_signal")
+        wait = WaitSignal.of(check_name(name, what="signal name"), timeout=timeout)
+        key, operation = scope.ask("wait_signal", name)
+        if operation is None:
+            await self._body.request(key, "wait_signal", wait=Wait(wait.signal, wait.timeout_ms))
+        operation = await self._body.done(key)
+        if operation.failure is not None:
+            raise SignalTimeoutError(operation=key, failure=operation.failure)
+        return codec.decoder(type)(operation.output)
+
+    async def child(
+        self,
+        workflow: Flow | Workflow | str,
+        input: object = None,
+        *,
+        name: str | None = None,
+        detach: bool = False,
+    ) -> Any:
+        """Start a run of another workflow, and wait for its output.
+
+        It is started once, in the commit that records it, with an id made of this run's and the key. It is
+        paused, unpaused and cancelled with this one.
+
+        Args:
+            workflow: One that some worker knows, or its name.
+            input: Its input.
+            name: Its name in the journal; default the workflow's.
+            detach: Do not wait: returns the child's id, and it goes its own way.
+
+        Raises:
+            ChildError: It failed or was cancelled; recorded as well.
+            WorkflowNotFoundError, InputError: It cannot be started; nothing was recorded.
+        """
+        scope = current_scope(self._body, "ctx.child")
+        target = workflow if isinstance(workflow, str) else workflow.name
+        key, operation = scope.ask(
+            "child", target if name is None else check_name(name, what="name of a child")
+        )
+        if operation is None:
+            await self._body.start_child(key, workflow, input, detach=detach)
+        operation = await self._body.done(key)
+        if operation.failure is not None:
+            run_id = "" if operation.child is None else operation.child.id
+            raise ChildError(operation=key, failure=operation.failure, run_id=run_id)
+        if detach:
+            return codec.decoder(str)(operation.output)
+        return self._body.host.decode_output(target, operation.output)
+
+    async def record(self, key: str, fn: Callable[[], Awaitable[R] | R], *, type: Any = Any) -> R:
+        """Call `fn` here, and record what it gives; later runs of the function get that without calling it.
+
+        For what is quick and must be the same each time. An error is not recorded: it is raised as it is.
+
+        Args:
+            key: Its name in the journal.
+            fn: Without parameters, sync or async.
+            type: What its value is decoded into; default plain data.
+        """
+        scope = current_scope(self._body, "ctx.record")
+        name, operation = scope.ask("record", check_name(key, what="key"))
+        if operation is None:
+            await self._body.may_begin()
+            with self._body.outside():
+                value = fn()
+                if isinstance(value, Awaitable):
+                    value = await value
+            await self._body.succeed(name, "record", codec.encode(value))
+            operation = self._body.branch.operations[name]
+        return codec.decoder(type)(operation.output)  # type: ignore[no-any-return]
+
+    async def gather(self, *parts: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
+        """Run parts of the function side by side, each with its own place in the journal.
+
+        Args:
+            parts: Coroutines: of `ctx.step(...)`, of other methods, or of functions that use them.
+            return_exceptions: Give errors in the list. Else the first one cancels the rest, and is raised.
+
+        Returns:
+            What they returned, in their order.
+        """
+        scope = current_scope(self._body, "ctx.gather")
+        results = await self._run(scope, "gather", parts, _never if return_exceptions else _any_failed)
+        if not return_exceptions:
+            for each in results:
+                if each is not None and each.error is not None:
+                    raise each.error
+        return [each.error or each.value for each in results if each is not None]
+
+    async def race(self, *parts: Awaitable[T]) -> T:
+        """Run parts of the function side by side until the first has ended, and cancel the rest.
+
+        Returns:
+            What the first returned, or raises what it raised. Which one that was is recorded.
+        """
+        scope = current_scope(self._body, "ctx.race")
+        if not parts:
+            raise UsageError(what="ctx.race has nobody to run", fix="give it one coroutine at least")
+        results = await self._run(scope, "race", parts, _any_ended)
+        first = next(each for each in results if each is not None)
+        if first.error is not None:
+            raise first.error
+        return first.value  # type: ignore[no-any-return]
+
+    async def map(
+        self,
+        fn: Callable[..., Any],
+        items: Iterable[Any],
+        /,
+        *,
+        concurrency: int | None = None,
+        min_completed: int | None = None,
+        failures_max: int | None = None,
+    ) -> list[Any]:
+        """Call `fn` for each item, side by side: as a step, or with `ctx` first if it takes a `Context`.
+
+        Args:
+            fn: A task or any callable of one item; or an async function of a `Context` and an item.
+            items: The same, in the same order, whenever the function runs.
+            concurrency: How many at once; default all.
+            min_completed: So many are enough: the rest is cancelled. Default all.
+            failures_max: So many may fail; one more cancels the rest, and the first of them is raised. Default as
+                many as `min_completed` leaves over: none without it.
+
+        Returns:
+            A list in the order of the items: what each gave, the error of one that failed, and
+            `OperationCancelledError` for one that was cancelled.
+        """
+        scope = current_scope(self._body, "ctx.map")
+        listed = list(items)
+        enough = len(listed) if min_completed is None else min_completed
+        failed_max = max(len(listed) - enough, 0) if failures_max is None else failures_max
+        _check_bounds(concurrency, enough, failed_max)
+        call = call_of(fn, {})
+        parts = [partial(self._mapped, call, fn, item) for item in listed]
+        is_enough = partial(_is_enough, enough=enough, failures_max=failed_max, items=len(listed))
+        results = await Parts(self._body, scope, "map", parts).run(
+            is_enough, limit=concurrency or len(parts) or 1
+        )
+        errors = [each.error for each in results if each is not None and each.error is not None]
+        if errors and (len(errors) > failed_max or len(listed) - len(errors) < enough):
+            raise errors[0]
+        return [
+            OperationCancelledError(operation=f"item {number}") if each is None else each.error or each.value
+            for number, each in enumerate(results)
+        ]
+
+    def now(self) -> datetime:
+        """The time by the store's clock, in UTC; the same whenever the function runs."""
+        return self._value("now", lambda: instant(self._body.host.now_ms()), datetime)  # type: ignore[no-any-return]
+
+    def random(self) -> float:
+        """A number in [0, 1); the same whenever the function runs."""
+        return self._value("random", self._body.host.attempts.random, float)  # type: ignore[no-any-return]
+
+    def uuid(self) -> UUID:
+        """A new UUID of version 4; the same whenever the function runs."""
+        return self._value("uuid", self._new_uuid, UUID)  # type: ignore[no-any-return]
+
+    def set(self, name: str, value: object) -> None:
+        """Set a variable of the branch: shown by `handle.status()`, and there for later steps of a graph.
+
+        What a part of `gather` sets is seen there, and by whoever waits for the parts once they all are done.
+        """
+        scope = current_scope(self._body, "ctx.set")
+        scope.set({check_name(name, what="name of a variable"): codec.encode(value)})
+
+    def get(self, name: str, default: Any = None, *, type: Any = Any) -> Any:
+        """A variable: as it was when the branch came to this step, or as it was set since. Records nothing."""
+        scope = current_scope(self._body, "ctx.get")
+        payload = scope.find(name)
+        if payload is None:
+            payload = self._body.branch.variables.get(name, DELETED)
+        return default if payload == DELETED else codec.decoder(type)(payload)
+
+    def delete(self, name: str) -> None:
+        """Remove a variable; harmless if there is none."""
+        current_scope(self._body, "ctx.delete").set({name: DELETED})
+
+    def patched(self, patch: str) -> bool:
+        """Whether this run takes the new way: runs that had gone past this place before the change do not.
+
+            if ctx.patched("check-fraud"):
+                await ctx.step(check_fraud, order)
+
+        Args:
+            patch: Names the change; the same name gives the same answer in all of a run.
+        """
+        current_scope(self._body, "ctx.patched")
+        return self._body.patched(check_name(patch, what="name of a patch"))
+
+    async def continue_as_new(self, input: object = None) -> None:
+        """End here, and begin anew with another input: the same id, an empty journal.
+
+        For functions that go on for ever: a journal has 50,000 entries at most. Signals that were not received
+        are kept. Does not return.
+
+        Raises:
+            InputError: The input does not fit; nothing happened.
+            UsageError: Other branches of the run are open, or parts of this function.
+        """
+        scope = current_scope(self._body, "ctx.continue_as_new")
+        if scope.parent is not None or self._body.driver.run.open > 1:
+            raise UsageError(
+                what="ctx.continue_as_new was called while other parts of the run are open",
+                fix="call it where nothing else runs",
+            )
+        raise self._body.continue_as_new(self._body.host.encode_input(self.task.workflow, input))
+
+    async def _run(
+        self,
+        scope: Scope,
+        name: str,
+        given: Sequence[Awaitable[Any]],
+        is_enough: Callable[[Results], bool],
+    ) -> Results:
+        parts = [partial(_awaited, part) for part in given]
+        try:
+            return await Parts(self._body, scope, name, parts).run(is_enough, limit=len(parts) or 1)
+        finally:
+            for part in given:
+                if isinstance(part, Coroutine):
+                    part.close()  # one that did not run again; nothing for the others
+
+    async def _mapped(self, call: Call, fn: Callable[..., Any], item: object) -> Any:
+        if call.takes_context:
+            return await call.fn(self, item)
+        return await self.step(fn, item)
+
+    def _value(self, name: str, make: Callable[[], Any], annotation: Any) -> Any:
+        scope = current_scope(self._body, f"ctx.{name}")
+        key, operation = scope.ask("value", name)
+        if operation is not None:
+            return codec.decoder(annotation)(operation.output)
+        payload = codec.encode(make())
+        self._body.record_later(key, "value", payload)
+        return codec.decoder(annotation)(payload)
+
+    def _new_uuid(self) -> UUID:
+        return UUID(bytes=hashlib.sha256(self._body.host.message_id().encode()).digest()[:16], version=4)
+
+
+async def _awaited(part: Awaitable[T]) -> T:
+    return await part
+
+
+def _any_failed(results: Results) -> bool:
+    return any(each is not None and each.error is not None for each in results)
+
+
+def _any_ended(results: Results) -> bool:
+    return any(each is not None for each in results)
+
+
+def _never(_results: Results) -> bool:
+    return False
+
+
+def _is_enough(results: Results, *, enough: int, failures_max: int, items: int) -> bool:
+    completed = sum(each is not None and each.error is None for each in results)
+    failed = sum(each is not None and each.error is not None for each in results)
+    return failed > failures_max or (completed >= enough and completed + failed < items)
+
+
+def _check_bounds(concurrency: int | None, min_completed: int, failures_max: int) -> None:
+    if (concurrency is not None and concurrency < 1) or min_completed < 0 or failures_max < 0:
+        raise UsageError(
+            what=f"ctx.map cannot run with {concurrency=}, {min_completed=}, {failures_max=}",
+            fix="concurrency is 1 or more, the others are 0 or more",
+        )

@@ -1,0 +1,86 @@
+"""What a commit of a run does to other runs: children start, are controlled, and an outcome goes to its parent.
+
+All of it is part of the append, so it happens exactly if the entries are recorded (semantics row 56).
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from holdfast.codecs import json as codec
+from holdfast.codecs.entries import decode_awaited, encode_entry, encode_outcome
+from holdfast.core.children import ChildOutcome, outcome, passed_down, started
+from holdfast.core.entries import (
+    Child,
+    Control,
+    Entry,
+    Failure,
+    OperationCompleted,
+    Paused,
+    RunCancelled,
+    Unpaused,
+)
+from holdfast.core.run import OVER, Run, place_of
+from holdfast.runtime.inbox import OUTCOME
+from holdfast.stores.records import Append, Message, NewRun, RunRecord
+
+KINDS: Mapping[type[Control], str] = {Paused: "pause", Unpaused: "unpause", RunCancelled: "cancel"}
+"""What a message is called that asks for a control; its payload is the encoded entry that is wanted."""
+
+
+def with_relatives(
+    append: Append, record: RunRecord, run: Run, entries: list[Entry], new: Mapping[str, NewRun]
+) -> Append:
+    """The append with what `entries` mean to other runs.
+
+    Args:
+        append: What records them.
+        record: The row of the run.
+        run: Its state before them.
+        entries: The same, decoded.
+        new: Runs that its bodies want to start, by the places that ask for them.
+    """
+    messages = [
+        _control(record, append.position, number, child, control)
+        for number, (child, control) in enumerate(passed_down(run, entries))
+    ]
+    if record.parent_key is not None and append.status in OVER:
+        messages.append(_outcome(record, outcome(run, entries)))
+    places = started(run, entries) if new else []
+    places += [place_of(e.branch, e.key) for e in entries if isinstance(e, OperationCompleted)] if new else []
+    children = tuple(new[place] for place in places if place in new)
+    if not messages and not children:
+        return append
+    return msgspec.structs.replace(append, messages=tuple(messages), children=children)
+
+
+def cancelled_outcome(record: RunRecord) -> tuple[Message, ...]:
+    """What goes to the parent of a run that is cancelled although its journal cannot be read."""
+    if record.parent_key is None:
+        return ()
+    failure = Failure("cancelled", f"run {record.id!r} was cancelled", ("cancelled",))
+    return (_outcome(record, failure),)
+
+
+def _outcome(record: RunRecord, ended: object) -> Message:
+    failure = ended if isinstance(ended, Failure) else None
+    output = None if failure is not None or ended is None else codec.flatten(ended)  # type: ignore[arg-type]
+    awaited = decode_awaited(record.parent_step or b"", run_id=record.id)
+    return Message(
+        run_key=record.parent_key or 0,
+        kind=OUTCOME,
+        id=f"{OUTCOME}/{record.id}/{record.incarnation}",
+        payload=encode_outcome(ChildOutcome(awaited, record.id, output, failure)),
+        incarnation=record.parent_incarnation,
+    )
+
+
+def _control(record: RunRecord, position: int, number: int, child: Child, control: Control) -> Message:
+    # Repeating the append repeats the ids, so that each is stored once.
+    return Message(
+        run_key=0,
+        run_id=child.id,
+        kind=KINDS[type(control)],
+        id=f"{record.key}/{record.incarnation}/{position}/{number}",
+        payload=encode_entry(control),
+    )
