@@ -89,7 +89,7 @@ changed = msgspec.structs.replace
 
 JOURNAL_MAX = 60
 TURNS_MAX = 4 * JOURNAL_MAX
-REOPENED_MAX = 2
+REOPENED_MAX = DIVERGED_MAX = 2
 INPUT = b"json.1:0"
 OPS = "ops"
 """Who pauses and unpauses: a pause step names nobody."""
@@ -875,7 +875,7 @@ class Story:
         self.begun: set[StartAttempt] = set()
         self.outputs = itertools.count(1)
         self.seqs = itertools.count(1)
-        self.reopened = 0
+        self.reopened = self.diverged = 0
         self.is_talkative = self.choices.below(3) != 0
         self.commits: list[int] = []
         """Positions at which the run stood after each commit."""
@@ -972,7 +972,8 @@ class Story:
         at = (move.branch, move.step, move.visit, move.attempt)
         if not self.is_talkative or self.choices.below(4) == 0:
             return [self.outcome(at)]
-        if self.choices.below(20) == 19:
+        if self.diverged < DIVERGED_MAX and self.choices.below(20) == 19:
+            self.diverged += 1
             return [AttemptDiverged(*at, "step a#1", "sleep nap#1")]
         talk = Talk(self.choices, self.model.at[move.branch].asked, at, self.outputs)
         events = talk.events()

@@ -61,8 +61,8 @@ class Callee(Protocol):
         ...
 
     @property
-    def invoke(self) -> Callable[[Value], Any]:
-        """Calls the function with the argument, which is encoded."""
+    def invoke(self) -> Callable[..., Any]:
+        """Calls the function with the argument, a `Value`."""
         ...
 
 
@@ -114,7 +114,7 @@ class BoundStep:
         self.annotation: object = Any if parameter is None else hints.get(parameter, Any)
         self.decode = None if parameter is None else codec.decoder(self.annotation)
         invoker = _invoker_with_context if self.takes_context else _invoker
-        self.invoke = invoker(fn, self.decode)
+        self.invoke: Callable[..., Any] = invoker(fn, self.decode)
         self.decode_output = codec.decoder(hints.get("return", Any))
 
 

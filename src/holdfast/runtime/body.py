@@ -1,16 +1,15 @@
 """One life of the body of a durable function: from its first line until it ends or is put away.
 
 It looks operations up in the branch's state, hands what is new to the driver, and waits for the commit. When
-nothing of it runs, and all it waits for takes long, it is put away: `Unwinding` is raised wherever it waits, and
-the run is given back. Whoever has it next runs the function from its first line; what is recorded is given at
-once, so that it comes to the same place.
+nothing of it runs, and all it waits for takes long, it is put away: `Unwinding` is raised wherever it waits,
+and the run is given back. Whoever has it next runs the function from its first line; what is recorded is given
+at once, so that it comes to the same place.
 """
 
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Generator, Mapping
 
 from holdfast.codecs import json as codec
 from holdfast.core.children import Awaited
@@ -41,16 +40,16 @@ from holdfast.core.events import (
     ScopesEnded,
 )
 from holdfast.core.operations import NOTHING
-from holdfast.core.run import PENDING, SCOPE, Branch, Operation, Run, Value, place_of
+from holdfast.core.run import PENDING, SCOPE, Operation, Value, place_of
 from holdfast.definition.policies import TIMEOUT, Retry
 from holdfast.runtime.bindings import BoundStep
 from holdfast.runtime.calls import Invocation
 from holdfast.runtime.context import CURRENT, DURABLE, DurableContext, RunFacts, TaskContext
-from holdfast.runtime.host import Host
+from holdfast.runtime.host import Driving, Host
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.runtime.scopes import SCOPE_NOW, Scope, Unwinding
 from holdfast.runtime.starts import Definable
-from holdfast.stores.records import NewRun, RunRecord
+from holdfast.stores.records import NewRun
 
 
 class Continued:
@@ -62,35 +61,6 @@ class Continued:
         self.payload = payload
 
 
-class Driving(Protocol):
-    """The driver, as a body sees it."""
-
-    run: Run
-    record: RunRecord
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is on its way: no commit, no look at the inbox, no event that waits for either."""
-        ...
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether there are messages that are not read yet: nothing begins until they are."""
-        ...
-
-    def must_stop(self, branch: Branch) -> bool:
-        """Whether nothing new may begin there: it is paused, or this worker is about to stop."""
-        ...
-
-    def operate(self, events: list[Event]) -> None:
-        """Decide these events with the next commit."""
-        ...
-
-    def begin_child(self, place: str, new: NewRun) -> None:
-        """Insert this run with the entry that begins it."""
-        ...
-
-
 class Body:
     """A function that runs, with its scopes.
 
@@ -99,13 +69,24 @@ class Body:
         unsent: Variables set in the body itself since the last entry.
     """
 
-    def __init__(self, driver: Driving, host: Host, at: StartAttempt, facts: RunFacts) -> None:
-        """Args: who drives the run, the worker, the attempt that it is, and facts about the run."""
+    def __init__(
+        self, driver: Driving, host: Host, at: StartAttempt, facts: RunFacts, children: dict[str, NewRun]
+    ) -> None:
+        """Make it.
+
+        Args:
+            driver: Who drives the run.
+            host: The worker.
+            at: The attempt that it is.
+            facts: About the run.
+            children: Where to put runs that are to be inserted, by the places that ask for them.
+        """
         self.host = host
         self.driver = driver
         self.at = at
         self.facts = facts
         self.branch = driver.run.branches[at.branch]
+        self._children = children
         self.running = 1
         self.unsent: dict[str, bytes] = {}
         self._at = (at.branch, at.step, at.visit, at.attempt)
@@ -230,14 +211,14 @@ class Body:
         record, run = self.driver.record, self.driver.run
         awaited = Awaited(self.at.branch, self.at.step, self.at.visit, key)
         new = await self.host.new_child(record, awaited, run.position, target, value, detach=detach)
-        self.driver.begin_child(place_of(self.at.branch, key), new)
+        self._children[place_of(self.at.branch, key)] = new
         if detach:
             await self.succeed(key, "child", codec.encode(new.id))
         else:
             await self.request(key, "child", child=Child(new.id, new.workflow))
 
     @contextlib.contextmanager
-    def outside(self) -> Iterator[None]:
+    def outside(self) -> Generator[None]:
         """Code of the user's that is no part of the function: nothing may be asked for there."""
         scope = SCOPE_NOW.set(None)
         try:
@@ -273,7 +254,7 @@ class Body:
         await self.record(OperationRaised(*self._at, key, "step", failure, retry, chance, sets))
 
     async def may_begin(self) -> None:
-        """Return when a step may begin: everything before it is committed, and nobody wants the body to stop."""
+        """Return when a step may begin: all before it is committed, and nobody wants the body to stop."""
         while True:
             if self._events:
                 last = self._events[-1]

@@ -90,8 +90,9 @@ def call_of(fn: Callable[..., Any], options: Options) -> Call:
         raise UsageError(what=f"{fn!r} cannot be called", fix="pass the function, and its arguments after it")
     if options:
         own = as_task(fn)
-        given = task(own.name, **{**_options(own), **options})(innermost(fn))
-        return _read(given)
+        merged: dict[str, Any] = {**_options(own), **options}
+        decorate: Callable[[Callable[..., Any]], Task[..., Any]] = task(own.name, **merged)
+        return _read(decorate(innermost(fn)))
     try:
         return _known(fn)
     except TypeError:  # it has no hash

@@ -1,23 +1,22 @@
 """Drives one run: take the events at hand, decide, append, evolve, carry out what is owed.
 
-The driver is an object that is called, not a task. Each active branch has one asyncio task, which makes the
-attempts inline and awaits one future per append. A run has one append in flight at most; events that
+The driver is an object that is called, not a task. Each active branch has one asyncio task (`branches`), which
+makes the attempts inline and awaits one future per append. A run has one append in flight at most; events that
 arrive meanwhile wait and are decided together. No effect is carried out before its entries are durable, nor
 while the run has messages that were not read: an acknowledged pause holds from its acknowledgement on.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 from holdfast.codecs.entries import encode_entry
 from holdfast.codecs.snapshots import encode_run
 from holdfast.core.decide import decide
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
-from holdfast.core.entries import Entry, Operated
+from holdfast.core.entries import Entry
 from holdfast.core.events import (
-    AttemptEnded,
     AttemptSucceeded,
+    AttemptSuspended,
     ChildEnded,
     ControlRequested,
     Event,
@@ -31,22 +30,18 @@ from holdfast.core.header import Header, header_after
 from holdfast.core.owed import may_begin, owed, owed_after, passed
 from holdfast.core.run import OVER, Branch, Run
 from holdfast.errors import FormatError
-from holdfast.runtime.bindings import BoundStep, BoundWorkflow
-from holdfast.runtime.body import Body, Continued
-from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
-from holdfast.runtime.durable import Context
+from holdfast.runtime.bindings import BoundWorkflow
+from holdfast.runtime.branches import Branches
+from holdfast.runtime.context import RunFacts
 from holdfast.runtime.failures import refused
 from holdfast.runtime.host import Host
 from holdfast.runtime.inbox import Inbox
-from holdfast.runtime.limits import ATTEMPTS_PER_TURN, LINGER_MS, SNAPSHOT_BYTES_MIN
-from holdfast.runtime.relatives import with_relatives
-from holdfast.runtime.starts import continued
+from holdfast.runtime.limits import LINGER_MS, SNAPSHOT_BYTES_MIN
 from holdfast.runtime.timers import Timers
 from holdfast.stores.records import (
     SUSPECT_AT,
     Append,
     Applied,
-    NewRun,
     Outcome,
     Refused,
     RunRecord,
@@ -58,7 +53,6 @@ _LEAVING = frozenset({*OVER, "blocked"})
 _FROM_INBOX = SignalArrived | ControlRequested | ChildEnded
 _RECORDING = AttemptSucceeded | OperationSucceeded | OperationRequested
 """Events whose entries hold what a user's code gave: the store may find that it can never hold that."""
-Next = asyncio.Future[StartAttempt | None] | StartAttempt | None
 
 
 class Driver:
@@ -68,33 +62,28 @@ class Driver:
         run: Its state; only commits change it.
         record: The header row as claimed: key, epoch, incarnation.
         bound: The workflow it is pinned to.
+        is_dropped: Whether nothing is done for it any more.
         is_suspect: Whether its workers have died so often, with no step completed since, that it may be why.
     """
 
     __slots__ = (
-        "_answer",
         "_bodies",
-        "_children",
-        "_continued",
-        "_dropped",
+        "_branches",
         "_events",
         "_facts",
-        "_fresh",
         "_heard",
         "_host",
         "_inbox",
-        "_live",
-        "_loop",
         "_occupies",
         "_owes_all",
         "_reading",
-        "_replies",
         "_sent",
         "_timers",
         "_told",
         "_unsaved_bytes",
         "_unsaved_bytes_max",
         "bound",
+        "is_dropped",
         "is_suspect",
         "record",
         "run",
@@ -109,7 +98,6 @@ class Driver:
         self.is_suspect = record.recoveries >= SUSPECT_AT
         workflow = bound.workflow
         self._facts = RunFacts(record.id, record.incarnation, workflow.name, workflow.metadata)
-        self._loop = asyncio.get_running_loop()
         self._inbox = inbox
         self._reading: asyncio.Task[None] | None = None
         self._events: list[Event] = []
@@ -117,24 +105,18 @@ class Driver:
         self._told = 0
         self._owes_all = True
         self._sent: tuple[Append, list[Entry], list[Event]] | None = None
-        self._live: dict[str, asyncio.Task[None]] = {}
-        self._replies: dict[str, asyncio.Future[StartAttempt | None] | None] = {}
-        self._answer: StartAttempt | None = None
-        self._bodies: dict[str, Body] = {}
-        self._fresh: list[Operated] = []
-        self._children: dict[str, NewRun] = {}
-        self._continued: Continued | None = None
+        self._branches = Branches(self, host, self._facts)
+        self._bodies = self._branches.bodies
         self._timers = Timers(host, self._fire)
         self._occupies = False
-        self._dropped = False
+        self.is_dropped = False
         self._unsaved_bytes = 0
         self._unsaved_bytes_max = SNAPSHOT_BYTES_MIN
 
     @property
     def under_way(self) -> int:
         """How many bodies run, and whether a commit or a look at the inbox is under way: one more for each."""
-        waiting = sum(body.is_waiting for body in self._bodies.values())
-        return len(self._live) - waiting + (self._sent is not None) + (self._reading is not None)
+        return self._branches.running + (self._sent is not None) + (self._reading is not None)
 
     @property
     def is_leaving(self) -> bool:
@@ -150,27 +132,23 @@ class Driver:
     def notice(self, messages_sent: int) -> None:
         """So many messages were sent to the run by now; what is not known of them is read."""
         self._told = max(self._told, messages_sent)
-        if messages_sent > self._inbox.read and self._sent is None and not self._dropped:
+        if messages_sent > self._inbox.read and self._sent is None and not self.is_dropped:
             self._catch_up(messages_sent)
 
     def drop(self) -> None:
         """Cancel everything without a trace: the run is not ours any more, or will be given back."""
         self._timers.stop()
-        for task in self._live.values():
-            task.cancel()
+        self._branches.cancel()
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
-        self._live.clear()
-        self._replies.clear()
-        self._bodies.clear()
         self._events.clear()
         self._sent = None
-        self._dropped = True
+        self.is_dropped = True
         self._facts.is_stopped = True
         self._note_slot()
 
-    # What bodies need (`body.Driving`).
+    # What the tasks of branches and their bodies need (`branches.Leader`).
 
     @property
     def is_settled(self) -> bool:
@@ -188,71 +166,17 @@ class Driver:
 
     def operate(self, events: list[Event]) -> None:
         """See `Driving`."""
-        if self._dropped:
+        if self.is_dropped:
             return
         if self._sent is None and self._reading is None:
             self._append(events)
         else:
             self._events += events
 
-    def begin_child(self, place: str, new: NewRun) -> None:
-        """See `Driving`."""
-        self._children[place] = new
-
-    async def _run_body(self, effect: StartAttempt, step: BoundStep) -> tuple[AttemptEnded, list[Event]] | None:
-        """Run a body that takes a context; None if it is not to be reported: its run begins anew."""
-        body = self._bodies[effect.branch] = Body(self, self._host, effect, self._facts)
-        context = TaskContext(self._facts, effect)
-        CURRENT.set(context)
-        branch = self.run.branches[effect.branch]
-        try:
-            event = await body.run(Context(context, body), step, branch.value)
-        finally:
-            if self._bodies.get(effect.branch) is body:
-                del self._bodies[effect.branch]
-        if isinstance(event, Continued):
-            self._continued = event
-            if self.is_settled:
-                self._settle([], [])
-            return None
-        return event, body.take_events()
-
-    async def _drive(self, effect: StartAttempt | None) -> None:
-        """The life of a branch's task: attempt after attempt, each after the commit of the one before."""
-        branches, steps, facts = self.run.branches, self.bound.steps, self._facts
-        make, has_lapsed = self._host.attempts.make, self._host.has_lapsed
-        made = 0
-        while effect is not None and not has_lapsed():
-            step = steps[effect.step]
-            if step.takes_context:
-                ended = await self._run_body(effect, step)
-                if ended is None:
-                    return
-                answer = self._report(*ended)
-            else:
-                CURRENT.set(TaskContext(facts, effect))
-                answer = self._report(await make(effect, step, branches[effect.branch].value))
-            effect = answer if answer is None or isinstance(answer, StartAttempt) else await answer
-            made += 1
-            if made % ATTEMPTS_PER_TURN == 0:
-                # Where nothing above had to wait, others in this loop have not had their turn.
-                await asyncio.sleep(0)
-
-    def _report(self, event: AttemptEnded, before: Sequence[Event] = ()) -> Next:
-        """Take an outcome, with what is recorded first; gives the branch's next attempt, or None, once committed."""
-        branch = event.branch
-        if self._dropped:
-            return None  # a body that was told to stop has answered all the same
-        if self._sent is None and self._reading is None:
-            self._replies[branch] = self._answer = None
-            self._append([*before, event])
-            if branch not in self._replies:
-                return self._answer  # an instant store has committed it already
-        else:
-            self._events += [*before, event]
-        future: asyncio.Future[StartAttempt | None] = self._loop.create_future()
-        self._replies[branch] = future
-        return future
+    def attempts_ended(self) -> None:
+        """See `Leader`."""
+        if self.is_settled:
+            self._settle([], [])
 
     def _append(self, events: list[Event]) -> None:
         entries = decide(self.bound.workflow, self.run, events)
@@ -285,8 +209,7 @@ class Driver:
             consumed,
             if_read=header.times_out,
         )
-        if self._children or run.children or (record.parent_key is not None and status in OVER):
-            append = with_relatives(append, record, run, entries, self._children)
+        append = self._bodies.complete(append, entries)
         self._sent = (append, entries, events)
         self._host.group.submit(append, self._committed)
 
@@ -312,11 +235,10 @@ class Driver:
         run, at_ms = self.run, outcome.at_ms
         for entry in entries:
             evolve(run, entry, at_ms)
-            if isinstance(entry, Operated):
-                self._fresh.append(entry)
+        if self._bodies.are_live:
+            self._bodies.note(entries)
         if append.children:
-            self._children.clear()
-            self._host.nudge()
+            self._bodies.children_started()
         if append.consumed:
             self._inbox.forget(append.consumed)
         if self.is_suspect and append.completes:
@@ -343,7 +265,7 @@ class Driver:
     async def _read_inbox(self, messages_sent: int) -> None:
         rows = await self._host.read_inbox(self.record.key, self._inbox.read)
         self._reading = None
-        if self._dropped:
+        if self.is_dropped:
             return
         try:
             self._inbox.take(rows, sent=messages_sent)
@@ -378,38 +300,30 @@ class Driver:
         if self._heard:
             heard += self._heard
             self._heard = []
-        effects = owed(self.run) if self._owes_all else owed_after(self.run, entries)
+        # What a body waits for may have come, while it was put away.
+        owes_all = self._owes_all or any(type(event) is AttemptSuspended for event in events)
         self._owes_all = False
-        for effect in effects:
+        live = self._branches.live
+        for effect in owed(self.run) if owes_all else owed_after(self.run, entries):
             # A body that still runs, or whose outcome is not decided yet, is not started again.
             is_operation = isinstance(effect, ArmTimer) and effect.key
-            if is_operation or effect.branch not in self._live or effect.branch in heard:
+            if is_operation or effect.branch not in live or effect.branch in heard:
                 self._carry_out(effect)
-        for branch in heard:
-            if branch in self._replies:
-                self._reply(branch, None)
-        self._tell_bodies()
+        self._branches.end(heard)
+        self._bodies.tell()
         offered = self._offered() if self._events or self._inbox.pending else None
         if offered:
             self._append(offered)
-        elif self._continued is not None:
-            self._reading = self._host.spawn(self._begin_anew(self._continued))
-        elif not self._live:
+        elif self._bodies.wants_anew:
+            self._reading = self._host.spawn(self._begin_anew())
+        elif not live:
             self._idle()
         else:
-            for body in list(self._bodies.values()):
-                body.settled()
+            self._bodies.settled()
 
-    def _tell_bodies(self) -> None:
-        fresh, self._fresh = self._fresh, []
-        for entry in fresh:
-            if entry.branch in self._bodies:
-                self._bodies[entry.branch].applied(entry)
-
-    async def _begin_anew(self, asked: Continued) -> None:
-        """Put the run's next incarnation in its place; nothing is recorded for this one any more."""
-        new = continued(self.run, self.record, self.bound.workflow, asked.payload)
-        await self._host.begin_anew(self.record, new)
+    async def _begin_anew(self) -> None:
+        """Let the run's next incarnation take its place; nothing is recorded for this one any more."""
+        await self._bodies.begin_anew(self.bound)
         self._reading = None
         self.drop()
         self._host.left(self, due_at_ms=None)
@@ -419,24 +333,9 @@ class Driver:
             return
         if isinstance(effect, ArmTimer):
             self._timers.arm(effect)
-        elif effect.branch in self._replies:
-            self._reply(effect.branch, effect)
         else:
-            self._spawn(effect)
-
-    def _reply(self, branch: str, effect: StartAttempt | None) -> None:
-        """Answer the task that waits for its commit, or that is about to."""
-        future = self._replies.pop(branch)
-        if effect is None:
-            del self._live[branch]
-        if future is None:
-            self._answer = effect
-        elif not future.done():
-            future.set_result(effect)
-
-    def _spawn(self, effect: StartAttempt) -> None:
-        self._live[effect.branch] = self._host.spawn(self._drive(effect))
-        self._note_slot()
+            self._branches.begin(effect)
+            self._note_slot()
 
     def _fire(self, effect: ArmTimer) -> None:
         then = effect.then
@@ -447,24 +346,26 @@ class Driver:
             self._events.append(then)
             if self._sent is None and self._reading is None:
                 self._proceed()
-        elif effect.key and effect.branch in self._bodies:
-            self._bodies[effect.branch].due(effect.key)
-        elif effect.key and self.run.branches[effect.branch].status != "suspended":
-            pass  # its step waits for its own next attempt, which makes that of the operation
+        elif effect.key and (self._bodies.due(effect.branch, effect.key) or not self._is_suspended(effect)):
+            pass  # the body goes on, or begins when it is its step's turn
         elif self._occupies:
             self.begin(then)
         else:
             self._host.begin_when_free(self, then)
 
+    def _is_suspended(self, effect: ArmTimer) -> bool:
+        return self.run.branches[effect.branch].status == "suspended"
+
     def begin(self, effect: StartAttempt) -> None:
         """Start an attempt that waited for its due time and a slot; nothing if it is not owed any more."""
-        is_free = not (self._host.is_draining or self._dropped or effect.branch in self._live)
+        is_free = not (self._host.is_draining or self.is_dropped or effect.branch in self._branches.live)
         if is_free and may_begin(self.run, effect):
-            self._spawn(effect)
+            self._branches.begin(effect)
+            self._note_slot()
 
     def _may_park(self, header: Header) -> bool:
         """Whether a suspended run should be given back: nothing runs, and nothing is due soon."""
-        if len(self._live) > len(self._replies) or self._events or self._reading is not None:
+        if not self._branches.are_reported or self._events or self._reading is not None:
             return False
         return header.wait_ms(self._host.now_ms()) > LINGER_MS
 
@@ -479,7 +380,7 @@ class Driver:
             self._submit([], header, [])
 
     def _note_slot(self) -> None:
-        if bool(self._live) is not self._occupies:
+        if bool(self._branches.live) is not self._occupies:
             self._occupies = not self._occupies
             self._host.occupy(1 if self._occupies else -1)
 
@@ -493,8 +394,6 @@ class Driver:
 
     def _leave(self, events: list[Event]) -> None:
         due_at_ms = None if self.run.is_over else self.run.due_at_ms
-        for branch in [*self._heard, *attempted(events)]:
-            if branch in self._replies:
-                self._reply(branch, None)
+        self._branches.end([*self._heard, *attempted(events)])
         self.drop()
         self._host.left(self, due_at_ms=due_at_ms)

@@ -3,6 +3,7 @@
 # ruff: noqa: ANN401, ASYNC109, A002
 
 import hashlib
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from functools import partial
@@ -199,12 +200,13 @@ class Context(DurableContext):
         if operation is None:
             await self._body.may_begin()
             with self._body.outside():
-                value = fn()
-                if isinstance(value, Awaitable):
+                value: object = fn()
+                if inspect.isawaitable(value):
                     value = await value
             await self._body.succeed(name, "record", codec.encode(value))
             operation = self._body.branch.operations[name]
-        return codec.decoder(type)(operation.output)  # type: ignore[no-any-return]
+        given: R = codec.decoder(type)(operation.output)
+        return given
 
     async def gather(self, *parts: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
         """Run parts of the function side by side, each with its own place in the journal.
@@ -256,8 +258,8 @@ class Context(DurableContext):
             items: The same, in the same order, whenever the function runs.
             concurrency: How many at once; default all.
             min_completed: So many are enough: the rest is cancelled. Default all.
-            failures_max: So many may fail; one more cancels the rest, and the first of them is raised. Default as
-                many as `min_completed` leaves over: none without it.
+            failures_max: So many may fail; one more cancels the rest, and the first of them is raised. Default
+                as many as `min_completed` leaves over: none without it.
 
         Returns:
             A list in the order of the items: what each gave, the error of one that failed, and
@@ -284,15 +286,18 @@ class Context(DurableContext):
 
     def now(self) -> datetime:
         """The time by the store's clock, in UTC; the same whenever the function runs."""
-        return self._value("now", lambda: instant(self._body.host.now_ms()), datetime)  # type: ignore[no-any-return]
+        at: datetime = self._value("now", lambda: instant(self._body.host.now_ms()), datetime)
+        return at
 
     def random(self) -> float:
         """A number in [0, 1); the same whenever the function runs."""
-        return self._value("random", self._body.host.attempts.random, float)  # type: ignore[no-any-return]
+        number: float = self._value("random", self._body.host.attempts.random, float)
+        return number
 
     def uuid(self) -> UUID:
         """A new UUID of version 4; the same whenever the function runs."""
-        return self._value("uuid", self._new_uuid, UUID)  # type: ignore[no-any-return]
+        new: UUID = self._value("uuid", self._new_uuid, UUID)
+        return new
 
     def set(self, name: str, value: object) -> None:
         """Set a variable of the branch: shown by `handle.status()`, and there for later steps of a graph.

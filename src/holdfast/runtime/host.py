@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from holdfast.core.children import Awaited
 from holdfast.core.effects import StartAttempt
-from holdfast.core.run import Run
+from holdfast.core.events import Event
+from holdfast.core.run import Branch, Run
 from holdfast.ports import Timer
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.starts import Definable
@@ -101,4 +102,29 @@ class Host(Protocol):
 
     def occupy(self, slots: int) -> None:
         """A driver has begun (1) or ceased (-1) to occupy a slot, or (0) has nothing to do any more."""
+        ...
+
+
+class Driving(Protocol):
+    """The driver, as the body of a durable function sees it."""
+
+    run: Run
+    record: RunRecord
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is on its way: no commit, no look at the inbox, no event that waits for either."""
+        ...
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether there are messages that are not read yet: nothing begins until they are."""
+        ...
+
+    def must_stop(self, branch: Branch) -> bool:
+        """Whether nothing new may begin there: it is paused, or this worker is about to stop."""
+        ...
+
+    def operate(self, events: list[Event]) -> None:
+        """Decide these events with the next commit."""
         ...

@@ -1,0 +1,114 @@
+"""The bodies of one run that live in this process, and what they want of the run's commits."""
+
+from collections.abc import Sequence
+
+from holdfast.core.effects import StartAttempt
+from holdfast.core.entries import Entry, Operated
+from holdfast.core.events import AttemptEnded, Event
+from holdfast.core.run import OVER
+from holdfast.runtime.bindings import BoundStep, BoundWorkflow
+from holdfast.runtime.body import Body, Continued
+from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
+from holdfast.runtime.durable import Context
+from holdfast.runtime.host import Driving, Host
+from holdfast.runtime.relatives import with_relatives
+from holdfast.runtime.starts import continued
+from holdfast.stores.records import Append, NewRun
+
+
+class Bodies:
+    """Functions with a `Context` that run now, by branch.
+
+    Attributes:
+        wants_anew: Whether one of them wants the run to begin anew.
+    """
+
+    __slots__ = ("_children", "_continued", "_driver", "_facts", "_fresh", "_host", "_live")
+
+    def __init__(self, driver: Driving, host: Host, facts: RunFacts) -> None:
+        """Args: who drives the run, the worker, and facts about the run."""
+        self._driver = driver
+        self._host = host
+        self._facts = facts
+        self._live: dict[str, Body] = {}
+        self._fresh: list[Operated] = []
+        self._children: dict[str, NewRun] = {}
+        self._continued: Continued | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many of them wait for what is recorded elsewhere, or for time."""
+        return sum(body.is_waiting for body in self._live.values())
+
+    @property
+    def are_live(self) -> bool:
+        """Whether there is any."""
+        return bool(self._live)
+
+    @property
+    def wants_anew(self) -> bool:
+        """See the class."""
+        return self._continued is not None
+
+    async def run(self, effect: StartAttempt, step: BoundStep) -> tuple[AttemptEnded, Sequence[Event]] | None:
+        """Call one; its outcome, and what is to be recorded before that. None if the run is to begin anew."""
+        driver = self._driver
+        body = self._live[effect.branch] = Body(driver, self._host, effect, self._facts, self._children)
+        context = TaskContext(self._facts, effect)
+        CURRENT.set(context)
+        try:
+            event = await body.run(Context(context, body), step, driver.run.branches[effect.branch].value)
+        finally:
+            if self._live.get(effect.branch) is body:
+                del self._live[effect.branch]
+        if isinstance(event, Continued):
+            self._continued = event
+            return None
+        return event, body.take_events()
+
+    def note(self, entries: Sequence[Entry]) -> None:
+        """These are committed; the bodies are told when the run may go on."""
+        self._fresh += [entry for entry in entries if isinstance(entry, Operated)]
+
+    def tell(self) -> None:
+        """Tell the bodies what was committed."""
+        fresh, self._fresh = self._fresh, []
+        for entry in fresh:
+            if entry.branch in self._live:
+                self._live[entry.branch].applied(entry)
+
+    def settled(self) -> None:
+        """Nothing is on its way in the driver."""
+        for body in list(self._live.values()):
+            body.settled()
+
+    def due(self, branch: str, key: str) -> bool:
+        """The clock of an operation has run out; False if the body that asked for it does not live here."""
+        if branch not in self._live:
+            return False
+        self._live[branch].due(key)
+        return True
+
+    def complete(self, append: Append, entries: list[Entry]) -> Append:
+        """The append with what its entries mean to other runs."""
+        record, run = self._driver.record, self._driver.run
+        if self._children or run.children or (record.parent_key is not None and append.status in OVER):
+            return with_relatives(append, record, run, entries, self._children)
+        return append
+
+    def children_started(self) -> None:
+        """All children that were asked for are in the store, or were given up."""
+        self._children.clear()
+        self._host.nudge()
+
+    async def begin_anew(self, bound: BoundWorkflow) -> None:
+        """Put the run's next incarnation in its place, as one of the bodies wants."""
+        if self._continued is not None:
+            record = self._driver.record
+            new = continued(self._driver.run, record, bound.workflow, self._continued.payload)
+            await self._host.begin_anew(record, new)
+
+    def drop(self) -> None:
+        """Forget them: they are cancelled."""
+        self._live.clear()
+        self._fresh.clear()

@@ -1,0 +1,124 @@
+"""The asyncio tasks of a run's active branches: attempt after attempt, each after the last one's commit."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from holdfast.core.effects import StartAttempt
+from holdfast.core.events import AttemptEnded, Event
+from holdfast.runtime.bindings import BoundWorkflow
+from holdfast.runtime.bodies import Bodies
+from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
+from holdfast.runtime.host import Driving, Host
+from holdfast.runtime.limits import ATTEMPTS_PER_TURN
+
+Next = asyncio.Future[StartAttempt | None] | StartAttempt | None
+
+
+class Leader(Driving, Protocol):
+    """The driver, as the tasks of its branches see it."""
+
+    is_dropped: bool
+    bound: BoundWorkflow
+
+    def attempts_ended(self) -> None:
+        """A branch has nothing to attempt any more, and was not answered."""
+        ...
+
+
+class Branches:
+    """Tasks by branch, and what they wait for.
+
+    Attributes:
+        live: Their tasks.
+        bodies: Of those whose step takes a `Context`.
+    """
+
+    __slots__ = ("_answer", "_driver", "_facts", "_host", "_loop", "_replies", "bodies", "live")
+
+    def __init__(self, driver: Leader, host: Host, facts: RunFacts) -> None:
+        """Args: who drives the run, the worker, and facts about the run."""
+        self._driver = driver
+        self._host = host
+        self._facts = facts
+        self._loop = asyncio.get_running_loop()
+        self._replies: dict[str, asyncio.Future[StartAttempt | None] | None] = {}
+        self._answer: StartAttempt | None = None
+        self.live: dict[str, asyncio.Task[None]] = {}
+        self.bodies = Bodies(driver, host, facts)
+
+    @property
+    def running(self) -> int:
+        """How many run code."""
+        return len(self.live) - self.bodies.waiting
+
+    @property
+    def are_reported(self) -> bool:
+        """Whether each has an outcome on its way to the store."""
+        return len(self.live) <= len(self._replies)
+
+    def begin(self, effect: StartAttempt) -> None:
+        """Make an attempt in the task that waits for its commit, or in a new one."""
+        if effect.branch in self._replies:
+            self._reply(effect.branch, effect)
+        else:
+            self.live[effect.branch] = self._host.spawn(self._drive(effect))
+
+    def end(self, branches: Iterable[str]) -> None:
+        """Those of them that wait for their commit owe nothing more."""
+        for branch in branches:
+            if branch in self._replies:
+                self._reply(branch, None)
+
+    def cancel(self) -> None:
+        """Cancel all of them, without a trace."""
+        for task in self.live.values():
+            task.cancel()
+        self.live.clear()
+        self._replies.clear()
+        self.bodies.drop()
+
+    async def _drive(self, effect: StartAttempt | None) -> None:
+        driver, facts = self._driver, self._facts
+        branches, steps = driver.run.branches, driver.bound.steps
+        make, has_lapsed = self._host.attempts.make, self._host.has_lapsed
+        made = 0
+        while effect is not None and not has_lapsed():
+            step = steps[effect.step]
+            if step.takes_context:
+                ended = await self.bodies.run(effect, step)
+                if ended is None:
+                    driver.attempts_ended()
+                    break
+                answer = self._report(*ended)
+            else:
+                CURRENT.set(TaskContext(facts, effect))
+                answer = self._report(await make(effect, step, branches[effect.branch].value))
+            effect = answer if answer is None or isinstance(answer, StartAttempt) else await answer
+            made += 1
+            if made % ATTEMPTS_PER_TURN == 0:
+                # Where nothing above had to wait, others in this loop have not had their turn.
+                await asyncio.sleep(0)
+
+    def _report(self, event: AttemptEnded, before: Sequence[Event] = ()) -> Next:
+        """Hand over an outcome, and what comes before it; gives the next attempt, or None, once committed."""
+        if self._driver.is_dropped:
+            return None  # a body that was told to stop has answered all the same
+        branch = event.branch
+        self._replies[branch] = self._answer = None
+        self._driver.operate([*before, event])
+        if branch not in self._replies:
+            return self._answer  # an instant store has committed it already
+        future: asyncio.Future[StartAttempt | None] = self._loop.create_future()
+        self._replies[branch] = future
+        return future
+
+    def _reply(self, branch: str, effect: StartAttempt | None) -> None:
+        """Answer the task that waits for its commit, or that is about to."""
+        future = self._replies.pop(branch)
+        if effect is None:
+            del self.live[branch]
+        if future is None:
+            self._answer = effect
+        elif not future.done():
+            future.set_result(effect)
