@@ -38,7 +38,7 @@ from holdfast.core.entries import (
     WaitTimedOut,
 )
 from holdfast.core.operated import await_operation, forget_all, forget_from, operated, put_away, take_up
-from holdfast.core.run import ATTEMPTING, MAIN, OPEN, Branch, BranchStatus, Run
+from holdfast.core.run import ATTEMPTING, MAIN, OPEN, Branch, BranchStatus, Run, split_place
 
 
 def evolve(run: Run, entry: Entry, at_ms: int) -> None:
@@ -122,7 +122,7 @@ def _step_completed(run: Run, entry: StepCompleted, at_ms: int) -> None:
     if entry.sets or branch.sets:
         _set(branch, {**branch.sets, **entry.sets})
     arrivals = entry.arrivals
-    if branch.operations or branch.heartbeat is not None or branch.progress is not None:
+    if branch.operations or branch.sets or branch.heartbeat is not None or branch.progress is not None:
         forget_all(branch, run)
     if len(arrivals) == 1 and branch.status == "active" and branch.attempt == 1:
         arrival = arrivals[0]
@@ -213,6 +213,13 @@ def _run_reopened(run: Run, at_ms: int) -> None:
             start_clock(branch, at_ms)
             # What a body waited for may have gone with the failure: it is to look.
             _enter(run, branch, "active" if was == "suspended" else was, branch.due_at_ms, at_ms)
+    run.waits = dict(sorted(run.waits.items(), key=lambda wait: _since_ms(run, wait[0])))
+
+
+def _since_ms(run: Run, place: str) -> int:
+    name, key = split_place(place)
+    branch = run.branches[name]
+    return branch.operations[key].since_ms if key else branch.since_ms
 
 
 def _pause_changed(run: Run, entry: Paused | Unpaused, at_ms: int) -> None:

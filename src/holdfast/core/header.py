@@ -28,7 +28,7 @@ from holdfast.core.entries import (
     WaitTimedOut,
 )
 from holdfast.core.evolve import evolve
-from holdfast.core.run import Branch, Run, RunStatus
+from holdfast.core.run import NO_OPERATIONS, Branch, Run, RunStatus
 
 _STAMP = 2**60
 """Later than any instant, and so far from all of them that no duration leads from one side to the other."""
@@ -72,6 +72,8 @@ def header_after(run: Run, entries: list[Entry]) -> Header:
     after = run_after(run, entries)
     times_out = any(_times_out(entry) for entry in entries)
     completes = times_out or any(isinstance(entry, _COMPLETES) for entry in entries)
+    if after.blocked is not None:
+        return Header("blocked", None, None, completes)
     if after.is_over or after.active:
         return Header(after.status, 0 if after.active else None, None, completes, times_out)
     dues = after.dues()
@@ -131,7 +133,7 @@ def _copied(run: Run, entries: list[Entry]) -> Run:
             branch = after.branches[name] = copy.copy(branch)
             branch.variables, branch.visits = dict(branch.variables), dict(branch.visits)
             branch.budgets = dict(branch.budgets)
-            if branch.operations:
+            if branch.operations is not NO_OPERATIONS:
                 _copy_operations(branch, entries)
     return after
 

@@ -60,7 +60,7 @@ def operated(run: Run, entry: Operated, at_ms: int) -> None:
             _reported(run, branch, entry, at_ms)
         case StepSuspended():
             disarm(run, branch)
-            branch.status, branch.due_at_ms = "suspended", None
+            branch.status, branch.due_at_ms, branch.left_ms = "suspended", None, None
             return
         case _:
             assert_never(entry)
@@ -83,15 +83,30 @@ def forget_from(run: Run, branch: Branch, key: str) -> None:
     That is whatever came later in its own scope, in those that were opened there, and in those around it. What
     ran beside it knew nothing of it, and stays.
     """
+    for operation in following(branch, key):
+        _settle(run, branch, operation)
+        del branch.operations[operation.key]
+
+
+def following(branch: Branch, key: str) -> list[Operation]:
+    """The operation of that key, if it is known, and those that `forget_from` forgets with it."""
     culprit = branch.operations.get(key)
     if culprit is None:
-        return
+        return []
     scope = _scope(key)
-    for operation in list(branch.operations.values()):
-        other = _scope(operation.key)
-        if operation.position >= culprit.position and (other.startswith(scope) or scope.startswith(other)):
-            _settle(run, branch, operation)
-            del branch.operations[operation.key]
+    later = [each for each in branch.operations.values() if each.position >= culprit.position]
+    related = [(each, _scope(each.key)) for each in later]
+    return [each for each, other in related if other.startswith(scope) or scope.startswith(other)]
+
+
+def within(branch: Branch, key: str, ended: tuple[int, ...]) -> list[Operation]:
+    """The operations of those parts of the parallel work `key` that have not ended."""
+    inside = key + SCOPE
+    return [
+        each
+        for each in branch.operations.values()
+        if each.key.startswith(inside) and int(each.key[len(inside) :].partition(SCOPE)[0]) not in ended
+    ]
 
 
 def put_away(run: Run, branch: Branch, at_ms: int) -> None:
@@ -193,13 +208,9 @@ def _owe(run: Run, branch: Branch, operation: Operation, at_ms: int) -> None:
 
 
 def _closed(run: Run, branch: Branch, entry: ScopesClosed) -> None:
-    within = entry.key + SCOPE
-    for operation in list(branch.operations.values()):
-        if operation.key.startswith(within):
-            number = int(operation.key[len(within) :].partition(SCOPE)[0])
-            if number not in entry.ended:
-                _settle(run, branch, operation)
-                del branch.operations[operation.key]
+    for operation in within(branch, entry.key, entry.ended):
+        _settle(run, branch, operation)
+        del branch.operations[operation.key]
     _operation(run, branch, entry.key, "scopes").ended = entry.ended
 
 

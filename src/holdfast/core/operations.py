@@ -39,7 +39,8 @@ from holdfast.core.events import (
     SignalArrived,
     TimerFired,
 )
-from holdfast.core.run import PENDING, SCOPE, Branch, Operation, is_moment, place_of, split_place
+from holdfast.core.operated import within
+from holdfast.core.run import OPEN, PENDING, SCOPE, Branch, Operation, is_moment, place_of, split_place
 from holdfast.core.turn import Turn
 from holdfast.definition.policies import TIMEOUT
 
@@ -51,7 +52,7 @@ NOTHING = b""
 def operating(turn: Turn, event: Operating) -> None:
     """Record what a body that runs asks for or reports."""
     branch = turn.current(event)
-    if branch is None or _is_closed(turn, branch, event.key):
+    if branch is None or _is_gone(turn, branch, event.key):
         return
     at = (event.branch, event.step, event.visit)
     known = branch.operations.get(event.key)
@@ -66,6 +67,7 @@ def operating(turn: Turn, event: Operating) -> None:
             begun = OperationBegun(*at, event.key, event.kind, event.wait, event.child, event.sets)
             turn.entries.append(begun)
         case ScopesEnded() if known is None:
+            turn.move(branch, within(branch, event.key, event.ended))
             turn.entries.append(ScopesClosed(*at, event.key, event.ended))
         case _:
             pass
@@ -116,10 +118,10 @@ def timer_fired(turn: Turn, event: TimerFired) -> None:
     if not _is_there(branch, event) or (turn.has_stopped(branch.id) and not is_moment(operation)):
         return
     if operation.status == "sleeping":
-        turn.moved += (place,)
+        turn.move(branch, [operation])
         turn.entries.append(OperationCompleted(*at, event.key, "sleep", NOTHING))
     elif operation.status == "waiting":
-        turn.moved += (place,)
+        turn.move(branch, [operation])
         signal = turn.run.waits[place]
         failure = Failure(TIMEOUT, f"no signal {signal!r} came in time", (TIMEOUT, TimeoutError.__name__))
         turn.entries.append(OperationFailed(*at, event.key, "wait_signal", failure))
@@ -131,10 +133,11 @@ def child_ended(turn: Turn, event: ChildEnded) -> None:
     operation = None if branch is None else branch.operations.get(event.key)
     if branch is None or operation is None or operation.child is None or not _is_there(branch, event):
         return
-    if operation.status != "child" or operation.child.id != event.child:
+    is_awaited = operation.status == "child" and place_of(branch.id, event.key) not in turn.moved
+    if not is_awaited or operation.child.id != event.child:
         return
     at = (event.branch, event.step, event.visit)
-    turn.moved += (place_of(event.branch, event.key),)
+    turn.move(branch, [operation])
     if event.failure is None:
         output = NOTHING if event.output is None else event.output
         turn.entries.append(OperationCompleted(*at, event.key, "child", output, event.seq))
@@ -144,6 +147,8 @@ def child_ended(turn: Turn, event: ChildEnded) -> None:
 
 def _attempted(turn: Turn, event: OperationSucceeded | OperationRaised, known: Operation | None) -> None:
     at = (event.branch, event.step, event.visit, event.key)
+    if known is not None:
+        turn.moved += (place_of(event.branch, event.key),)
     if isinstance(event, OperationSucceeded):
         turn.entries.append(OperationCompleted(*at, event.kind, event.output, 0, event.sets))
         return
@@ -159,14 +164,19 @@ def _attempted(turn: Turn, event: OperationSucceeded | OperationRaised, known: O
 
 
 def _is_there(branch: Branch, event: TimerFired | ChildEnded) -> bool:
-    return branch.at is not None and (branch.at.step, branch.at.visit) == (event.step, event.visit)
+    at = branch.at
+    is_open = at is not None and branch.status in OPEN
+    return is_open and at is not None and (at.step, at.visit) == (event.step, event.visit)
 
 
-def _is_closed(turn: Turn, branch: Branch, key: str) -> bool:
-    """Whether the operation belongs to parallel work that was cancelled, before or in this turn."""
+def _is_gone(turn: Turn, branch: Branch, key: str) -> bool:
+    """Whether the operation is done, or of parallel work that was cancelled, before or in this turn."""
+    if place_of(branch.id, key) in turn.moved:
+        return True
     if SCOPE not in key:
         return False
-    closed = {entry.key: entry.ended for entry in turn.entries if isinstance(entry, ScopesClosed)}
+    mine = [each for each in turn.entries if isinstance(each, ScopesClosed) and each.branch == branch.id]
+    closed = {entry.key: entry.ended for entry in mine}
     parts = key.split(SCOPE)
     for n in range(1, len(parts) - 1, 2):
         around, number = SCOPE.join(parts[:n]), int(parts[n])

@@ -7,6 +7,7 @@ any other  --(AttemptFailed)-->                                unchanged, the ev
 
 from holdfast.core.entries import RetryScheduled
 from holdfast.core.events import AttemptFailed
+from holdfast.core.operated import following
 from holdfast.core.turn import Turn
 
 
@@ -22,6 +23,7 @@ def attempt_failed(turn: Turn, event: AttemptFailed) -> None:
     if policy is None or used >= policy.max_retries:
         turn.fail(branch.id, branch.at, event.attempt, failure, event.operation)
         return
+    turn.move(branch, following(branch, event.operation))
     turn.entries.append(
         RetryScheduled(
             branch=event.branch,

@@ -296,6 +296,8 @@ class Run:
     @property
     def due_at_ms(self) -> int | None:
         """When someone must act on it, if nobody holds it: 0 for at once, None for never by itself."""
+        if self.blocked is not None:
+            return None
         if self.active:
             return 0
         return min(self.dues(), default=None)

@@ -58,6 +58,7 @@ def attempt_succeeded(turn: Turn, event: AttemptSucceeded) -> None:
     branch = turn.current(event)
     if branch is None:
         return
+    turn.move(branch, branch.operations.values())
     arrivals = leave_by(turn, branch, turn.workflow.steps[event.step].edges)
     turn.record(
         StepCompleted(event.branch, event.step, event.visit, event.attempt, event.output, arrivals, event.sets)

@@ -1,10 +1,12 @@
 """What one call of `decide` has decided so far, beside the state it began with."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from holdfast.core.entries import Arrival, Entry, Failure, Paused, RunFailed, Unpaused
 from holdfast.core.events import AttemptEnded, Operating
-from holdfast.core.run import ATTEMPTING, Branch, Run
+from holdfast.core.run import ATTEMPTING, Branch, Operation, Run, place_of
 from holdfast.definition.workflow import Workflow
 
 JOURNAL_ENTRIES_MAX = 50_000
@@ -21,7 +23,7 @@ class Turn:
         joined: Arrivals at joins that were satisfied in this turn: nobody waits there any more.
         started: Ids of branches that start in this turn.
         pausing: Pauses of branches that come to them by the next entry.
-        moved: Places that have stopped waiting in this turn, so that nothing else ends their wait.
+        moved: Places that have stopped waiting in this turn, or are gone, so that nothing else happens to them.
         over: Whether the run ends in this turn; then nothing more is decided.
     """
 
@@ -70,6 +72,10 @@ class Turn:
             if isinstance(entry, Paused) and entry.freezes and entry.branch in {"", branch}:
                 return True
         return False
+
+    def move(self, branch: Branch, operations: Iterable[Operation]) -> None:
+        """Nothing more happens to these operations in this turn: they are done, or gone."""
+        self.moved += tuple(place_of(branch.id, operation.key) for operation in operations)
 
     def record(self, entry: Entry) -> None:
         """Add what a branch has done: before the failure of the run, where following its edges gave one."""

@@ -17,13 +17,15 @@ from holdfast.definition.policies import Retention
 from holdfast.definition.step import Edge, Join, Sleep, Step, WaitSignal
 from holdfast.definition.task import Task, as_task
 from holdfast.definition.validate import check_workflow
-from holdfast.definition.workflow import Workflow
+from holdfast.definition.workflow import OnComplete, Workflow
 from holdfast.errors import DefinitionError, Problem, UsageError
 
 Target = Callable[..., Any]
 LAMBDA = "<lambda>"
 HOLE = "missing"
 """Stands where something reported is left out, so that the rest of the graph can be checked as well."""
+CHILD_TASK = "workflow.child"
+"""What the journal calls a step that starts a child, before the workflow's name."""
 BRANCHES_MAX = 1_000
 """Branches of one fork; more is a map over data."""
 
@@ -42,12 +44,14 @@ class Flow:
         *,
         timeout: Duration | None = None,
         retention: Retention | None = None,
+        on_complete: OnComplete | None = None,
     ) -> None:
-        """Args: name of the workflow, JSON-like facts about it, and the bounds that `Workflow` has."""
+        """Args: name of the workflow, JSON-like facts about it, and the options that `Workflow` has."""
         self.name = name
         self._metadata = metadata
         self._timeout = timeout
         self._retention = retention
+        self._on_complete = on_complete
         self._draft = _Draft()
 
     def then(self, f: Target, *, name: str | None = None) -> "Flow":
@@ -59,6 +63,26 @@ class Flow:
         """
         self._draft.end_fork()
         self._draft.append(self._draft.task_step(f, name))
+        return self
+
+    def then_child(self, workflow: "Flow | Workflow | str", *, name: str | None = None) -> "Flow":
+        """Add a step that starts a run of another workflow with what it got, and passes on that run's output.
+
+        The child is paused and cancelled with this run; if it fails, the step does, with a failure of its type.
+
+        Args:
+            workflow: What to run; engines that have this flow drive it, too. A name is for one they are given.
+            name: Of the step; default the workflow's name.
+        """
+        self._draft.end_fork()
+        if not isinstance(workflow, Flow | Workflow | str):
+            self._draft.report(name or "", "not_a_workflow", f"{workflow!r} is no Flow or Workflow")
+            return self
+        target = workflow if isinstance(workflow, str) else workflow.name
+        if not isinstance(workflow, str):
+            self._draft.children[target] = workflow
+        call = Task[..., Any](_StartChild(target), name=f"{CHILD_TASK}({target})", takes_context=True)
+        self._draft.append(self._draft.task_step(call, name or self._draft.free(target)))
         return self
 
     def delay(self, name: str, duration: Duration | None = None, *, until: datetime | None = None) -> "Flow":
@@ -142,7 +166,28 @@ class Flow:
             metadata=self._metadata,
             timeout=self._timeout,
             retention=self._retention,
+            children=[
+                child.build(durable=durable) if isinstance(child, Flow) else child
+                for child in self._draft.children.values()
+            ],
+            on_complete=self._on_complete,
         )
+
+
+class _StartChild:
+    """The body of a step that is a run of another workflow."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _StartChild) and self._target == other._target
+
+    def __hash__(self) -> int:
+        return hash(self._target)
+
+    async def __call__(self, ctx: Any, value: Any) -> Any:  # noqa: ANN401 - a Context, and what the child takes and gives
+        return await ctx.child(self._target, value)
 
 
 class Fork:
@@ -203,6 +248,7 @@ class _Draft:
         self.branches: set[str] = set()
         self.open_fork: dict[str, list[Step]] | None = None
         self.nameless: list[Problem] = []
+        self.children: dict[str, Flow | Workflow] = {}
         self._names: set[str] = set()
 
     def report(self, step: str, code: str, message: str) -> None:
@@ -278,11 +324,15 @@ class _Draft:
         return Step(self.distinct(HOLE), task=HOLE)
 
     def distinct(self, wanted: str) -> str:
+        name = self.free(wanted)
+        self._names.add(name)
+        return name
+
+    def free(self, wanted: str) -> str:
         name, number = wanted, 1
         while name in self._names:
             number += 1
             name = f"{wanted}_{number}"
-        self._names.add(name)
         return name
 
 

@@ -1,13 +1,13 @@
 """`@workflow`: a durable function, which is a workflow of one step whose body asks for what is recorded."""
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from holdfast.definition.duration import Duration
 from holdfast.definition.policies import Retention, Retry
 from holdfast.definition.step import Step
 from holdfast.definition.task import Task, default_name, first_line, innermost, is_coroutine_function, task
-from holdfast.definition.workflow import Workflow
+from holdfast.definition.workflow import OnComplete, Workflow
 from holdfast.errors import UsageError
 
 P = ParamSpec("P")
@@ -31,6 +31,8 @@ class Function(Workflow, Generic[P, R]):
         metadata: Mapping[str, Any] | None,
         timeout: Duration | None,
         retention: Retention | None,
+        children: Iterable[Workflow],
+        on_complete: OnComplete | None,
     ) -> None:
         """Use `workflow()` instead: it checks what is given."""
         super().__init__(
@@ -40,6 +42,8 @@ class Function(Workflow, Generic[P, R]):
             metadata=metadata,
             timeout=timeout,
             retention=retention,
+            children=children,
+            on_complete=on_complete,
         )
         self.fn = fn
         self.__name__ = body.name
@@ -61,6 +65,8 @@ def workflow(
     timeout: Duration | None = None,
     retention: Retention | None = None,
     metadata: Mapping[str, Any] | None = None,
+    children: Iterable[Workflow] = (),
+    on_complete: OnComplete | None = None,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Function[P, R]]: ...
 def workflow(
     target: Callable[..., Any] | str | None = None,
@@ -71,6 +77,8 @@ def workflow(
     timeout: Duration | None = None,
     retention: Retention | None = None,
     metadata: Mapping[str, Any] | None = None,
+    children: Iterable[Workflow] = (),
+    on_complete: OnComplete | None = None,
 ) -> Any:
     """Make an async function a workflow: bare, `@workflow("name")`, or with options (semantics section 6).
 
@@ -86,6 +94,8 @@ def workflow(
         timeout: A run that is not over by then fails with `timeout`; the time of a pause does not count.
         retention: How long runs are kept after their end; default the engine's.
         metadata: JSON-like facts for people, which the context has too.
+        children: Workflows that it starts with `ctx.child`, so that engines need not be told of them.
+        on_complete: As of `Workflow`: gives the runs that follow a run of it.
 
     Raises:
         UsageError: It is no async function, or an option is out of bounds.
@@ -103,6 +113,14 @@ def workflow(
             description=first_line(inner),
             takes_context=True,
         )
-        return Function(inner, body, metadata=metadata, timeout=timeout, retention=retention)
+        return Function(
+            inner,
+            body,
+            metadata=metadata,
+            timeout=timeout,
+            retention=retention,
+            children=children,
+            on_complete=on_complete,
+        )
 
     return decorate if target is None or isinstance(target, str) else decorate(target)

@@ -1,6 +1,6 @@
 """`Workflow`: the immutable definition that every way of writing one compiles to."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,38 @@ from holdfast.errors import DefinitionError, FormatError, UsageError
 
 NO_SEQUEL = ""
 """In `Workflow.sequels`: no edge leaves the step, so its branch ends there."""
+
+
+OnComplete = Callable[[Any], Any]
+"""Takes a `Completion`; gives a list of `FollowUp`, or None, or a coroutine of it."""
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that is about to complete, as its `on_complete` sees it.
+
+    Attributes:
+        output: Decoded, as `handle.result()` gives it.
+        metadata: Of the workflow.
+    """
+
+    run_id: str
+    workflow: str
+    output: Any
+    metadata: Mapping[str, Any]
+
+
+class FollowUp(msgspec.Struct, frozen=True):
+    """A run that starts when another one completes.
+
+    Attributes:
+        workflow: One that some worker knows, or its name.
+        input: Its input.
+        id: Default one that is made of the completed run's; an id that is taken starts nothing.
+    """
+
+    workflow: Any
+    input: Any = None
+    id: str | None = None
 
 
 class Structure(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -43,15 +75,19 @@ class Workflow:
         metadata: JSON-like facts for people and `get_task_context()`; not part of the fingerprint.
         timeout_ms: Bound of a whole run, pauses left out, or None.
         retention_ms: How long its runs are kept after their end, by status; empty leaves it to the engine.
+        children: Workflows whose runs it starts: who drives it drives them, too.
+        on_complete: Called with a `Completion` before a run completes; gives the runs that follow it.
         sequels: Where a task step leads straight on to another one: its name to the next one's; and to
             `NO_SEQUEL` where no edge leaves it.
         fingerprint: 16 hexadecimal characters; equal structures have equal ones, in any process.
     """
 
     __slots__ = (
+        "children",
         "fingerprint",
         "metadata",
         "name",
+        "on_complete",
         "retention_ms",
         "sequels",
         "start_at",
@@ -70,6 +106,8 @@ class Workflow:
         metadata: Mapping[str, Any] | None = None,
         timeout: Duration | None = None,
         retention: Retention | None = None,
+        children: Iterable["Workflow"] = (),
+        on_complete: OnComplete | None = None,
     ) -> None:
         """Check and freeze.
 
@@ -82,6 +120,9 @@ class Workflow:
             timeout: A run that is not over by then fails with `timeout`; the time of a pause does not count.
             retention: How long runs are kept after their end: a duration for completed and cancelled ones, or
                 one for each status; default the engine's.
+            children: Workflows whose runs it starts, so that engines need not be told of them.
+            on_complete: Called, sync or async, with a `Completion` when a run is about to complete; the runs it
+                returns start in the very commit that completes this one. If it raises, the run fails.
 
         Raises:
             DefinitionError: Something is wrong with the graph; `.problems` lists all of it.
@@ -98,6 +139,8 @@ class Workflow:
         self.metadata: Mapping[str, Any] = MappingProxyType(dict(metadata or {}))
         self.timeout_ms = None if timeout is None else to_ms(timeout, what="timeout")
         self.retention_ms = retention_ms(retention)
+        self.children = tuple(children)
+        self.on_complete = on_complete
         self.sequels = _sequels(self.steps)
         self.fingerprint = workflow_fingerprint(name, self.start_at, listed)
 

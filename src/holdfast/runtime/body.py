@@ -15,6 +15,7 @@ from holdfast.codecs import json as codec
 from holdfast.core.children import Awaited
 from holdfast.core.effects import StartAttempt
 from holdfast.core.entries import (
+    DELETED,
     NOTHING_SET,
     Child,
     Failure,
@@ -336,7 +337,10 @@ class Body:
         """The outcome, with what belongs to it; raises `Unwinding` if more is recorded than was asked for."""
         if isinstance(event, AttemptSucceeded):
             self._check_end(scope, "its end")
-            return AttemptSucceeded(*self._at, event.output, self._take_sets())
+            # What an attempt before this one has set, and this one has not, is as it was.
+            before = self.branch.variables
+            undone = {name: before.get(name, DELETED) for name in self.branch.sets if name not in scope.sets}
+            return AttemptSucceeded(*self._at, event.output, {**self._take_sets(), **undone})
         if event.failure.type != TIMEOUT and self._ending is None:
             self._check_end(scope, event.failure.summary())
         return event
@@ -357,8 +361,11 @@ class Body:
     def _take_sets(self) -> Mapping[str, bytes]:
         if not self.unsent:
             return NOTHING_SET
-        sets, self.unsent = self.unsent, {}
-        return sets
+        # A body that runs again sets again what is recorded.
+        known = self.branch.sets
+        sets = {name: payload for name, payload in self.unsent.items() if known.get(name) != payload}
+        self.unsent = {}
+        return sets or NOTHING_SET
 
     def _is_due(self, operation: Operation) -> bool:
         return operation.due_at_ms is not None and operation.due_at_ms <= self.host.now_ms()

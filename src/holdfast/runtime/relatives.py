@@ -20,7 +20,8 @@ from holdfast.core.entries import (
     RunCancelled,
     Unpaused,
 )
-from holdfast.core.run import OVER, Run, place_of
+from holdfast.core.header import run_after
+from holdfast.core.run import OVER, Run, place_of, split_place
 from holdfast.runtime.inbox import OUTCOME
 from holdfast.stores.records import Append, Message, NewRun, RunRecord
 
@@ -46,12 +47,26 @@ def with_relatives(
     ]
     if record.parent_key is not None and append.status in OVER:
         messages.append(_outcome(record, outcome(run, entries)))
-    places = started(run, entries) if new else []
-    places += [place_of(e.branch, e.key) for e in entries if isinstance(e, OperationCompleted)] if new else []
-    children = tuple(new[place] for place in places if place in new)
+    children = _children(run, entries, new) if new else ()
     if not messages and not children:
         return append
     return msgspec.structs.replace(append, messages=tuple(messages), children=children)
+
+
+def _children(run: Run, entries: list[Entry], new: Mapping[str, NewRun]) -> tuple[NewRun, ...]:
+    children = [_paused_with(new[place], run, entries, place) for place in started(run, entries)]
+    detached = [place_of(e.branch, e.key) for e in entries if isinstance(e, OperationCompleted)]
+    return (*children, *(new[place] for place in detached if place in new))
+
+
+def _paused_with(new: NewRun, run: Run, entries: list[Entry], place: str) -> NewRun:
+    """The child, paused from its start if what waits for it is."""
+    after = run_after(run, entries)
+    pause = after.pause or after.branches[split_place(place)[0]].pause
+    if pause is None:
+        return new
+    paused = msgspec.structs.replace(pause, branch="")
+    return msgspec.structs.replace(new, entries=(*new.entries, encode_entry(paused)))
 
 
 def cancelled_outcome(record: RunRecord) -> tuple[Message, ...]:

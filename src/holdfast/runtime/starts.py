@@ -87,7 +87,24 @@ def bind_all(targets: Iterable[Definable], *, durable: bool) -> Mapping[str, Bou
                 fix="pass them with Workflow(..., tasks=[...])",
             )
         bound[workflow.name] = BoundWorkflow(workflow, origin=target)
+    _bind_children(bound, durable=durable)
     return bound
+
+
+def _bind_children(bound: dict[str, BoundWorkflow], *, durable: bool) -> None:
+    """Add the workflows that those which are given start, and theirs; what is given goes first."""
+    for parent in list(bound.values()):
+        for child in parent.workflow.children:
+            if child.name not in bound:
+                bound.update(
+                    {
+                        name: each
+                        for name, each in bind_all([child], durable=durable).items()
+                        if name not in bound
+                    }
+                )
+            elif bound[child.name].workflow.fingerprint != child.fingerprint:
+                raise UsageError(what=f"two workflows are called {child.name!r}", fix="give one another name")
 
 
 async def resolve(store: Store, bound: Mapping[str, BoundWorkflow], target: Definable | str) -> Workflow:
