@@ -7,12 +7,14 @@ from holdfast.core.entries import Entry, Operated
 from holdfast.core.events import AttemptEnded, Event
 from holdfast.core.run import OVER
 from holdfast.runtime.bindings import BoundStep, BoundWorkflow
-from holdfast.runtime.body import Body, Continued
+from holdfast.runtime.body import Body
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
 from holdfast.runtime.durable import Context
 from holdfast.runtime.host import Driving, Host
 from holdfast.runtime.relatives import with_relatives
+from holdfast.runtime.reports import Reports
 from holdfast.runtime.starts import continued
+from holdfast.runtime.surroundings import Continued, Surroundings
 from holdfast.stores.records import Append, NewRun
 
 
@@ -23,13 +25,14 @@ class Bodies:
         wants_anew: Whether one of them wants the run to begin anew.
     """
 
-    __slots__ = ("_children", "_continued", "_driver", "_facts", "_fresh", "_host", "_live")
+    __slots__ = ("_children", "_continued", "_driver", "_facts", "_fresh", "_host", "_live", "_reports")
 
-    def __init__(self, driver: Driving, host: Host, facts: RunFacts) -> None:
-        """Args: who drives the run, the worker, and facts about the run."""
+    def __init__(self, driver: Driving, host: Host, facts: RunFacts, reports: Reports) -> None:
+        """Args: who drives the run, the worker, facts about the run, and what its bodies report."""
         self._driver = driver
         self._host = host
         self._facts = facts
+        self._reports = reports
         self._live: dict[str, Body] = {}
         self._fresh: list[Operated] = []
         self._children: dict[str, NewRun] = {}
@@ -53,11 +56,13 @@ class Bodies:
     async def run(self, effect: StartAttempt, step: BoundStep) -> tuple[AttemptEnded, Sequence[Event]] | None:
         """Call one; its outcome, and what is to be recorded before that. None if the run is to begin anew."""
         driver = self._driver
-        body = self._live[effect.branch] = Body(driver, self._host, effect, self._facts, self._children)
-        context = TaskContext(self._facts, effect)
+        branch = driver.run.branches[effect.branch]
+        surroundings = Surroundings(driver, self._host, self._facts, self._reports, self._children)
+        body = self._live[effect.branch] = Body(surroundings, effect)
+        context = TaskContext(self._facts, effect, _heartbeat=branch.heartbeat)
         CURRENT.set(context)
         try:
-            event = await body.run(Context(context, body), step, driver.run.branches[effect.branch].value)
+            event = await body.run(Context(context, body), step, branch.value)
         finally:
             if self._live.get(effect.branch) is body:
                 del self._live[effect.branch]
@@ -96,10 +101,12 @@ class Bodies:
             return with_relatives(append, record, run, entries, self._children)
         return append
 
-    def children_started(self) -> None:
-        """All children that were asked for are in the store, or were given up."""
-        self._children.clear()
-        self._host.nudge()
+    def related(self, append: Append) -> None:
+        """This append is committed: its children are in the store, and its messages in other inboxes."""
+        inserted = {child.id for child in append.children}
+        for place in [place for place, child in self._children.items() if child.id in inserted]:
+            del self._children[place]
+        self._host.expect_mail()
 
     async def begin_anew(self, bound: BoundWorkflow) -> None:
         """Put the run's next incarnation in its place, as one of the bodies wants."""

@@ -45,21 +45,11 @@ from holdfast.core.run import PENDING, SCOPE, Operation, Value, place_of
 from holdfast.definition.policies import TIMEOUT, Retry
 from holdfast.runtime.bindings import BoundStep
 from holdfast.runtime.calls import Invocation
-from holdfast.runtime.context import CURRENT, DURABLE, DurableContext, RunFacts, TaskContext
-from holdfast.runtime.host import Driving, Host
+from holdfast.runtime.context import CURRENT, DURABLE, DurableContext, TaskContext
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.runtime.scopes import SCOPE_NOW, Scope, Unwinding
 from holdfast.runtime.starts import Definable
-from holdfast.stores.records import NewRun
-
-
-class Continued:
-    """The body wants its run to begin anew, with another input."""
-
-    def __init__(self, branch: str, payload: bytes) -> None:
-        """Args: whose body, and the input, encoded."""
-        self.branch = branch
-        self.payload = payload
+from holdfast.runtime.surroundings import Continued, Surroundings
 
 
 class Body:
@@ -70,24 +60,13 @@ class Body:
         unsent: Variables set in the body itself since the last entry.
     """
 
-    def __init__(
-        self, driver: Driving, host: Host, at: StartAttempt, facts: RunFacts, children: dict[str, NewRun]
-    ) -> None:
-        """Make it.
-
-        Args:
-            driver: Who drives the run.
-            host: The worker.
-            at: The attempt that it is.
-            facts: About the run.
-            children: Where to put runs that are to be inserted, by the places that ask for them.
-        """
-        self.host = host
-        self.driver = driver
+    def __init__(self, around: Surroundings, at: StartAttempt) -> None:
+        """Args: what it lives in, and the attempt that it is."""
+        self.host = around.host
+        self.driver = around.driver
         self.at = at
-        self.facts = facts
-        self.branch = driver.run.branches[at.branch]
-        self._children = children
+        self._around = around
+        self.branch = around.driver.run.branches[at.branch]
         self.running = 1
         self.unsent: dict[str, bytes] = {}
         self._at = (at.branch, at.step, at.visit, at.attempt)
@@ -180,7 +159,7 @@ class Body:
         if self._ending is not None:
             raise Unwinding
         future = self._committed[event.key] = self._loop.create_future()
-        self.driver.operate([*self.take_events(), event])
+        self.driver.operate([*self.take_events(), *self._around.reports.rest(self.at.branch, event.key), event])
         await future
 
     def record_later(self, key: str, kind: OperationKind, output: bytes) -> None:
@@ -212,7 +191,7 @@ class Body:
         record, run = self.driver.record, self.driver.run
         awaited = Awaited(self.at.branch, self.at.step, self.at.visit, key)
         new = await self.host.new_child(record, awaited, run.position, target, value, detach=detach)
-        self._children[place_of(self.at.branch, key)] = new
+        self._around.children[place_of(self.at.branch, key)] = new
         if detach:
             await self.succeed(key, "child", codec.encode(new.id))
         else:
@@ -350,7 +329,14 @@ class Body:
         self.check_passed(scope, found)
 
     async def _attempt(self, key: str, number: int, invocation: Invocation) -> AttemptSucceeded | AttemptFailed:
-        context = TaskContext(self.facts, self.at, _operation=key, _operation_attempt=number)
+        known = self.branch.operations.get(key)
+        context = TaskContext(
+            self._around.facts,
+            self.at,
+            _operation=key,
+            _operation_attempt=number,
+            _heartbeat=None if known is None else known.heartbeat,
+        )
         before = CURRENT.set(context)
         try:
             with self.outside():

@@ -11,6 +11,7 @@ from holdfast.runtime.bodies import Bodies
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
 from holdfast.runtime.host import Driving, Host
 from holdfast.runtime.limits import ATTEMPTS_PER_TURN
+from holdfast.runtime.reports import Reports
 
 Next = asyncio.Future[StartAttempt | None] | StartAttempt | None
 
@@ -34,7 +35,7 @@ class Branches:
         bodies: Of those whose step takes a `Context`.
     """
 
-    __slots__ = ("_answer", "_driver", "_facts", "_host", "_loop", "_replies", "bodies", "live")
+    __slots__ = ("_answer", "_driver", "_facts", "_host", "_loop", "_replies", "_reports", "bodies", "live")
 
     def __init__(self, driver: Leader, host: Host, facts: RunFacts) -> None:
         """Args: who drives the run, the worker, and facts about the run."""
@@ -45,7 +46,9 @@ class Branches:
         self._replies: dict[str, asyncio.Future[StartAttempt | None] | None] = {}
         self._answer: StartAttempt | None = None
         self.live: dict[str, asyncio.Task[None]] = {}
-        self.bodies = Bodies(driver, host, facts)
+        self._reports = Reports(driver, host)
+        facts.report = self._reports.report
+        self.bodies = Bodies(driver, host, facts, self._reports)
 
     @property
     def running(self) -> int:
@@ -77,6 +80,7 @@ class Branches:
         self.live.clear()
         self._replies.clear()
         self.bodies.drop()
+        self._reports.stop()
 
     async def _drive(self, effect: StartAttempt | None) -> None:
         driver, facts = self._driver, self._facts
@@ -92,8 +96,9 @@ class Branches:
                     break
                 answer = self._report(*ended)
             else:
-                CURRENT.set(TaskContext(facts, effect))
-                answer = self._report(await make(effect, step, branches[effect.branch].value))
+                branch = branches[effect.branch]
+                CURRENT.set(TaskContext(facts, effect, _heartbeat=branch.heartbeat))
+                answer = self._report(await make(effect, step, branch.value))
             effect = answer if answer is None or isinstance(answer, StartAttempt) else await answer
             made += 1
             if made % ATTEMPTS_PER_TURN == 0:
@@ -106,7 +111,8 @@ class Branches:
             return None  # a body that was told to stop has answered all the same
         branch = event.branch
         self._replies[branch] = self._answer = None
-        self._driver.operate([*before, event])
+        rest = self._reports.rest(branch) if self._reports.latest else ()
+        self._driver.operate([*before, *rest, event])
         if branch not in self._replies:
             return self._answer  # an instant store has committed it already
         future: asyncio.Future[StartAttempt | None] = self._loop.create_future()

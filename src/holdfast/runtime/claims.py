@@ -78,7 +78,7 @@ class Claims:
         self._wake.set()
 
     def expect_mail(self) -> None:
-        """A message was sent from here to a run that nobody drives here yet; it may be on its way."""
+        """A message was sent from here to a run that may be driven here, or be on its way."""
         self._has_mail = True
         self._wake.set()
 

@@ -1,12 +1,14 @@
 """What a task body may ask about itself (semantics row 46)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from holdfast.codecs import json as codec
 from holdfast.core.effects import StartAttempt
+from holdfast.errors import UsageError
 
 
 class RunFacts(msgspec.Struct, eq=False):
@@ -14,6 +16,7 @@ class RunFacts(msgspec.Struct, eq=False):
 
     Attributes:
         is_stopped: The run was dropped or cancelled: whatever its bodies still do is for nothing.
+        report: Takes what an attempt reports; None where nobody would hear it.
     """
 
     run_id: str
@@ -21,6 +24,7 @@ class RunFacts(msgspec.Struct, eq=False):
     workflow: str
     metadata: Mapping[str, Any]
     is_stopped: bool = False
+    report: Callable[[StartAttempt, str, Literal["progress", "heartbeat"], bytes], None] | None = None
 
 
 class TaskContext(msgspec.Struct, eq=False, gc=False):
@@ -42,6 +46,7 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
     _is_stopped: bool = False
     _operation: str = ""
     _operation_attempt: int = 0
+    _heartbeat: bytes | None = None
 
     @property
     def run_id(self) -> str:
@@ -98,6 +103,37 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
         if self._operation:
             parts.append(self._operation)
         return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+
+    def heartbeat(self, details: object = None) -> None:
+        """Say that the attempt is alive, and what the next one should know if this one is lost or fails.
+
+        From any thread. Written at once, then every 5 s at most, and with the attempt's outcome.
+
+        Args:
+            details: JSON-like data, a dataclass, ...; `heartbeat_details` gives it to the next attempt.
+
+        Raises:
+            CodecError: It cannot be encoded.
+            UsageError: In a process of its own: only who drives the run can write.
+        """
+        self._report("heartbeat", details)
+
+    def report_progress(self, progress: object) -> None:
+        """Show people how far the step is, in `handle.status().branches`; written as often as `heartbeat`."""
+        self._report("progress", progress)
+
+    def heartbeat_details(self, type: Any = Any) -> Any:  # noqa: A002, ANN401 - a user's word and value
+        """What the attempt before this one said last with `heartbeat`, decoded as `type`; None if nothing."""
+        return None if self._heartbeat is None else codec.decoder(type)(self._heartbeat)
+
+    def _report(self, kind: Literal["progress", "heartbeat"], said: object) -> None:
+        report = self._facts.report
+        if report is None:
+            raise UsageError(
+                what=f"a {kind} was reported where nobody hears it",
+                fix="a body in a process of its own cannot; leave executor out",
+            )
+        report(self._at, self._operation, kind, codec.encode(said))
 
     @property
     def cancelled(self) -> bool:

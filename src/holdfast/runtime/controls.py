@@ -173,7 +173,7 @@ class Controls:
         append = self._append(record, entries, header, inbox, read)
         append = with_relatives(append, record, run, entries, {})
         applied = isinstance(await self._worker.group.commit(append), Applied)
-        self._worker.nudge()
+        self._worker.expect_mail()
         # A cancel that was asked for before may have ended it: then what is wanted now has come too late.
         return applied and (is_cancel or header.status not in ENDED)
 

@@ -237,8 +237,8 @@ class Driver:
             evolve(run, entry, at_ms)
         if self._bodies.are_live:
             self._bodies.note(entries)
-        if append.children:
-            self._bodies.children_started()
+        if append.children or append.messages:
+            self._bodies.related(append)
         if append.consumed:
             self._inbox.forget(append.consumed)
         if self.is_suspect and append.completes:

@@ -27,7 +27,16 @@ from holdfast.errors import (
 from holdfast.runtime.body import Body
 from holdfast.runtime.calls import Call, Options, call_of
 from holdfast.runtime.context import DurableContext, TaskContext
-from holdfast.runtime.scopes import Parts, Results, Scope, current_scope
+from holdfast.runtime.scopes import (
+    Parts,
+    Results,
+    Scope,
+    any_ended,
+    any_failed,
+    current_scope,
+    is_enough,
+    never,
+)
 from holdfast.runtime.views import instant
 
 R = TypeVar("R")
@@ -95,9 +104,11 @@ class Context(DurableContext):
                 what=f"{call.name} takes a Context, so it is no step",
                 fix=f"await {call.name}(ctx, ...) itself, or start it with ctx.child(...)",
             )
-        key, operation = scope.ask("step", call.name if name is None else check_name(name, what="step name"))
+        label = call.name if name is None else check_name(name, what="step name")
+        key, operation = scope.ask("step", label)
         if operation is None or operation.status == "backoff":
-            operation = await self._body.attempted(key, call(args), call.retry)
+            with scope.begin(key, label):
+                operation = await self._body.attempted(key, call(args), call.retry)
         if operation.failure is not None and operation.status == "failed":
             raise StepError(operation=key, failure=operation.failure)
         return call.decode_output(operation.output)
@@ -198,12 +209,13 @@ class Context(DurableContext):
         scope = current_scope(self._body, "ctx.record")
         name, operation = scope.ask("record", check_name(key, what="key"))
         if operation is None:
-            await self._body.may_begin()
-            with self._body.outside():
-                value: object = fn()
-                if inspect.isawaitable(value):
-                    value = await value
-            await self._body.succeed(name, "record", codec.encode(value))
+            with scope.begin(name, key):
+                await self._body.may_begin()
+                with self._body.outside():
+                    value: object = fn()
+                    if inspect.isawaitable(value):
+                        value = await value
+                await self._body.succeed(name, "record", codec.encode(value))
             operation = self._body.branch.operations[name]
         given: R = codec.decoder(type)(operation.output)
         return given
@@ -219,7 +231,7 @@ class Context(DurableContext):
             What they returned, in their order.
         """
         scope = current_scope(self._body, "ctx.gather")
-        results = await self._run(scope, "gather", parts, _never if return_exceptions else _any_failed)
+        results = await self._run(scope, "gather", parts, never if return_exceptions else any_failed)
         if not return_exceptions:
             for each in results:
                 if each is not None and each.error is not None:
@@ -235,7 +247,7 @@ class Context(DurableContext):
         scope = current_scope(self._body, "ctx.race")
         if not parts:
             raise UsageError(what="ctx.race has nobody to run", fix="give it one coroutine at least")
-        results = await self._run(scope, "race", parts, _any_ended)
+        results = await self._run(scope, "race", parts, any_ended)
         first = next(each for each in results if each is not None)
         if first.error is not None:
             raise first.error
@@ -272,9 +284,9 @@ class Context(DurableContext):
         _check_bounds(concurrency, enough, failed_max)
         call = call_of(fn, {})
         parts = [partial(self._mapped, call, fn, item) for item in listed]
-        is_enough = partial(_is_enough, enough=enough, failures_max=failed_max, items=len(listed))
+        enough_of = partial(is_enough, enough=enough, failures_max=failed_max, items=len(listed))
         results = await Parts(self._body, scope, "map", parts).run(
-            is_enough, limit=concurrency or len(parts) or 1
+            enough_of, limit=concurrency or len(parts) or 1
         )
         errors = [each.error for each in results if each is not None and each.error is not None]
         if errors and (len(errors) > failed_max or len(listed) - len(errors) < enough):
@@ -318,6 +330,14 @@ class Context(DurableContext):
     def delete(self, name: str) -> None:
         """Remove a variable; harmless if there is none."""
         current_scope(self._body, "ctx.delete").set({name: DELETED})
+
+    def heartbeat(self, details: object = None) -> None:
+        """Say what the next attempt of this step should know; see `TaskContext.heartbeat`."""
+        self.task.heartbeat(details)
+
+    def report_progress(self, progress: object) -> None:
+        """Show people how far the step is; see `TaskContext.report_progress`."""
+        self.task.report_progress(progress)
 
     def patched(self, patch: str) -> bool:
         """Whether this run takes the new way: runs that had gone past this place before the change do not.
@@ -384,24 +404,6 @@ class Context(DurableContext):
 
 async def _awaited(part: Awaitable[T]) -> T:
     return await part
-
-
-def _any_failed(results: Results) -> bool:
-    return any(each is not None and each.error is not None for each in results)
-
-
-def _any_ended(results: Results) -> bool:
-    return any(each is not None for each in results)
-
-
-def _never(_results: Results) -> bool:
-    return False
-
-
-def _is_enough(results: Results, *, enough: int, failures_max: int, items: int) -> bool:
-    completed = sum(each is not None and each.error is None for each in results)
-    failed = sum(each is not None and each.error is not None for each in results)
-    return failed > failures_max or (completed >= enough and completed + failed < items)
 
 
 def _check_bounds(concurrency: int | None, min_completed: int, failures_max: int) -> None:

@@ -80,6 +80,10 @@ class Host(Protocol):
         """Put a new run in the place of one that is held here; it keeps its messages, and is due at once."""
         ...
 
+    def expect_mail(self) -> None:
+        """Other runs were sent messages or started from here: look for what is new, also for runs driven here."""
+        ...
+
     def nudge(self) -> None:
         """Something that may be claimed has changed."""
         ...

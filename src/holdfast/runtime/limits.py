@@ -13,6 +13,8 @@ LINGER_MS = 1_000
 RESULT_POLL_FIRST_MS = 10
 RESULT_POLL_MAX_MS = 500
 """Waits between looks at a run that another process drives, doubling from the first to the last."""
+REPORT_MS = 5_000
+"""Between two heartbeats of an attempt, or two reports of its progress, that are written: each is an entry."""
 SNAPSHOT_BYTES_MIN = 64 * 1024
 """Journal bytes since the last snapshot before one is taken at all: replaying less takes milliseconds."""
 PENDING_SIGNALS_MAX = 10_000

@@ -37,7 +37,7 @@ from holdfast.runtime.views import (
 )
 from holdfast.runtime.worker import Worker
 from holdfast.stores.base import Store
-from holdfast.stores.records import RunRecord
+from holdfast.stores.records import InboxRow, RunRecord
 
 Ending = asyncio.Future[Run | None]
 """Done when a run driven here is over (the run), or has left this worker unfinished (None)."""
@@ -213,8 +213,8 @@ class Node:
         record = await self.find(run_id)
         workers, now_ms = await self.store.workers(), self.store.now_ms()
         if record.status == "blocked":
-            why = await reads.why_blocked(self.store, record)
-            return explain(record, None, workers, now_ms, why_blocked=why)
+            run, _, failure = await self._blocked(record)
+            return explain(record, run, workers, now_ms, why_blocked=failure.message)
         if record.status in OVER:
             return explain(record, None, workers, now_ms)
         try:
@@ -222,7 +222,11 @@ class Node:
         except UNREADABLE as error:
             return explain(record, None, workers, now_ms, why_blocked=str(error))
         missing = await self.worker.missing_tasks(record)
-        return explain(record, run, workers, now_ms, missing_tasks=missing)
+        found = explain(record, run, workers, now_ms, missing_tasks=missing)
+        if found.child is None:
+            return found
+        child = await self.store.find_run(found.child)
+        return explain(record, run, workers, now_ms, missing_tasks=missing, child=child)
 
     async def alone(self, run_id: str) -> Any:  # noqa: ANN401 - what the task returned
         """The output of a run that nobody outside can reach; see `arun`.
@@ -234,16 +238,34 @@ class Node:
         while True:
             watching = self.worker.watch(run_id)
             status = await self.status(run_id)
-            if status.status in OVER:
+            if status.status in OVER or status.status == "blocked":
                 return await self.result(run_id, None, None)
-            waits = [wait.detail for wait in status.waiting if wait.reason in {"signal", "pause"}]
-            is_active = any(b.status == "active" and b.pause is None for b in status.branches.values())
-            if waits and not is_active:
+            waits = await self._in_vain(status)
+            if waits:
                 raise RunWaitingError(run_id=run_id, waiting=waits)
             # A short wait keeps the run in memory, so that nothing tells of it.
             await asyncio.wait({watching}, timeout=pause_ms / 1_000)
             self.worker.unwatch(run_id, watching)
             pause_ms = min(pause_ms * 2, RESULT_POLL_MAX_MS)
+
+    async def _in_vain(self, status: RunStatus) -> list[str] | None:
+        """What a run waits for that nobody here will give it or its children; None while any of them works."""
+        is_active = any(b.status == "active" and b.pause is None for b in status.branches.values())
+        if status.status in OVER or is_active:
+            return None
+        waits = [wait.detail for wait in status.waiting if wait.reason in {"signal", "pause"}]
+        for wait in status.waiting:
+            if wait.child is None:
+                continue
+            child = await self.status(wait.child)
+            if child.status == "blocked" and child.failure is not None:
+                waits.append(f"{wait.detail}, which is blocked: {child.failure.message}")
+                continue
+            below = await self._in_vain(child)
+            if below is None:
+                return None
+            waits += [f"{wait.detail}, which waits {each}" for each in below]
+        return waits
 
     async def find(self, run_id: str) -> RunRecord:
         """The row of a run.
@@ -265,8 +287,8 @@ class Node:
             record = await self.find(run_id)
             # The row is read before the journal, so that a run seen as over has its whole journal here.
             if record.status == "blocked":
-                failure = Failure("blocked", await reads.why_blocked(self.store, record))
-                return run_status(record, Run(run_id), (), failure, None)
+                run, inbox, failure = await self._blocked(record)
+                return run_status(record, run, inbox, failure, None)
             try:
                 run, inbox = await (reads.fold_over if record.status in OVER else fold)(self.store, record)
             except UNREADABLE as error:
@@ -277,6 +299,18 @@ class Node:
                 break
         output = self._output(run) if run.status == "completed" else None
         return run_status(record, run, inbox, run.failure, output)
+
+    async def _blocked(self, record: RunRecord) -> tuple[Run, list[InboxRow], Failure]:
+        """What can be read of a blocked run, and why it is blocked."""
+        why = await reads.why_blocked(self.store, record)
+        try:
+            run, inbox = await fold(self.store, record)
+        except UNREADABLE:
+            return Run(record.id), [], Failure("blocked", why)
+        known = run.blocked
+        if known is None or known.detail != why:
+            return run, inbox, Failure("blocked", why)
+        return run, inbox, Failure(known.code, why, (known.code,), step=known.step)
 
     async def list_runs(
         self, *, status: str | None, workflow: str | None, limit: int, after: str | None

@@ -6,7 +6,8 @@ that code runs in is a context variable; who asks for an operation elsewhere get
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
@@ -115,6 +116,16 @@ class Scope:
         self._body.check_passed(self, f"{kind} {key}")
         return key, None
 
+    @contextlib.contextmanager
+    def begin(self, key: str, name: str) -> Generator[None]:
+        """Begin an operation that is not recorded: where that fails, its key is for the next one of its name."""
+        try:
+            yield
+        except Exception:
+            if self._body.known(key) is None:
+                self._counts[name] -= 1
+            raise
+
     def set(self, sets: Mapping[str, bytes]) -> None:
         """Set variables here, and where the scope is the body itself, with the next entry."""
         self.sets.update(sets)
@@ -203,7 +214,7 @@ class Parts:
         self._is_away = True
         try:
             async with asyncio.TaskGroup() as tasks:
-                await self._run(tasks, iter(wanted), is_enough if known is None else _never, limit)
+                await self._run(tasks, iter(wanted), is_enough if known is None else never, limit)
         finally:
             self._come_back()
             # What was cancelled has ended by now.
@@ -298,8 +309,26 @@ class Parts:
             self._is_unwound = True
 
 
-def _never(_results: Results) -> bool:
+def any_failed(results: Results) -> bool:
+    """Whether a part has failed."""
+    return any(each is not None and each.error is not None for each in results)
+
+
+def any_ended(results: Results) -> bool:
+    """Whether a part has ended."""
+    return any(each is not None for each in results)
+
+
+def never(_results: Results) -> bool:
+    """All of them are to end."""
     return False
+
+
+def is_enough(results: Results, *, enough: int, failures_max: int, items: int) -> bool:
+    """Whether so many have completed, or more than so many have failed."""
+    completed = sum(each is not None and each.error is None for each in results)
+    failed = sum(each is not None and each.error is not None for each in results)
+    return failed > failures_max or (completed >= enough and completed + failed < items)
 
 
 def _named(operation: Operation) -> str:

@@ -1,5 +1,6 @@
 """What people see of runs: status, journal and list entries, folded from what is stored."""
 
+import base64
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -7,12 +8,15 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from holdfast.codecs import json as codec
-from holdfast.core.entries import Entry, Failure, Paused
-from holdfast.core.run import OPEN, OVER, Branch, Run
+from holdfast.core.clocks import pending
+from holdfast.core.entries import DELETED, Entry, Failure, OperationKind, Paused
+from holdfast.core.run import OPEN, Branch, Operation, Run, place_of
+from holdfast.core.run import OperationStatus as OperationState
+from holdfast.errors import CodecError, FormatError
 from holdfast.runtime.inbox import SIGNAL
 from holdfast.stores.records import InboxRow, RunRecord
 
-WaitReason = Literal["pause", "signal", "timer", "backoff", "join"]
+WaitReason = Literal["pause", "signal", "child", "timer", "backoff", "join"]
 """What a branch can wait for, the dominant reason first (semantics row 35)."""
 
 
@@ -21,9 +25,11 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         branch, step: Who waits, and where.
-        reason: `pause`, `signal`, `timer`, `backoff` or `join`.
+        operation: Key of what the body of that step waits for; "" where it is the branch itself that waits.
+        reason: `pause`, `signal`, `child`, `timer`, `backoff` or `join`.
         detail: One line for people.
         signal: Name of the signal, for that reason.
+        child: Id of the child run, for that reason.
         since: When it began to wait; None for a backoff.
         due_at: When it ends by itself, or None.
     """
@@ -32,7 +38,9 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     step: str
     reason: WaitReason
     detail: str
+    operation: str = ""
     signal: str | None = None
+    child: str | None = None
     since: datetime | None = None
     due_at: datetime | None = None
 
@@ -59,8 +67,34 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     sent_at: datetime
 
 
+class OperationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that the body of a step has asked for, while its branch is at that step.
+
+    Attributes:
+        key: Names it within the step, after the parallel work that it is part of: `gather#1/0/charge#2`.
+        kind: step, record, value, patch, sleep, wait_signal, child or scopes.
+        status: sleeping, waiting, backoff, child, completed or failed.
+        attempt: From 1.
+        output: Of a completed one, as plain data; None where there is none.
+        failure: Of a failed one, or of the attempt before the retry that is owed.
+        due_at: When its sleep, its time-out or its backoff is over, or None.
+        child: Id of the run that it has started, or None.
+    """
+
+    key: str
+    kind: OperationKind
+    status: OperationState
+    attempt: int
+    output: Any
+    failure: Failure | None
+    due_at: datetime | None
+    child: str | None
+
+
 class BranchStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A branch: active, backoff, joining, sleeping, waiting, completed, failed or cancelled.
+    """A branch: active, backoff, suspended, joining, sleeping, waiting, completed, failed or cancelled.
+
+    A suspended one is at a step whose body waits for its operations.
 
     Attributes:
         step: Where it is, or was last; None for a `main` that forked at the start.
@@ -68,7 +102,9 @@ class BranchStatus(msgspec.Struct, frozen=True, kw_only=True):
         parent: The branch that started it.
         failure: What ended it, or failed before the retry it waits for.
         pause: Its own pause, besides that of the run.
-        variables: Its variables by name, decoded.
+        variables: By name, as plain data, with what the body of its step has set since it came there.
+        operations: What the body of its step has asked for, in the order in which it was recorded.
+        progress: What that body has reported last, as plain data, or None.
     """
 
     id: str
@@ -79,6 +115,8 @@ class BranchStatus(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None
     pause: Pause | None
     variables: dict[str, Any]
+    operations: list[OperationStatus]
+    progress: Any
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,9 +125,11 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         status: pending, running, suspended, paused, blocked, completed, failed or cancelled.
         output: Of a completed run, decoded; else None.
-        failure: Why it failed or is blocked; else None.
+        failure: Why it failed or is blocked; else None. The type is `definition_changed` for a run whose code
+            asks for something else than is recorded.
         branches: By id, in the order they began.
-        waiting: What it waits for: pauses first, then signals, then the rest; of these the earliest due first.
+        waiting: What it waits for: pauses first, then signals, children, and the rest; of one reason the
+            earliest due first.
         undelivered: Signals that were sent and not received, in their order.
         pause: The pause of the run as a whole.
         cancel_reason, cancelled_by: As given by whoever cancelled it; else None.
@@ -191,6 +231,7 @@ def run_summary(record: RunRecord) -> RunSummary:
 
 
 def _branch(branch: Branch) -> BranchStatus:
+    payloads = {**branch.variables, **branch.sets}
     return BranchStatus(
         id=branch.id,
         status=branch.status,
@@ -199,8 +240,31 @@ def _branch(branch: Branch) -> BranchStatus:
         parent=branch.parent,
         failure=branch.failure,
         pause=_pause(branch.pause),
-        variables={name: _decoded(payload) for name, payload in branch.variables.items()},
+        variables={name: _decoded(payload) for name, payload in payloads.items() if payload != DELETED},
+        operations=[_operation(operation) for operation in branch.operations.values()],
+        progress=None if branch.progress is None else _decoded(branch.progress),
     )
+
+
+def _operation(operation: Operation) -> OperationStatus:
+    output = _decoded(operation.output) if operation.output else None
+    child = None if operation.child is None else operation.child.id
+    if operation.kind == "child" and operation.child is None and isinstance(output, str):
+        child = output  # nobody waits for it: its id is all that was asked for
+    return OperationStatus(
+        key=operation.key,
+        kind=operation.kind,
+        status=operation.status,
+        attempt=operation.attempt,
+        output=output,
+        failure=operation.failure,
+        due_at=_instant(operation.due_at_ms),
+        child=child,
+    )
+
+
+def _instant(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else instant(at_ms)
 
 
 def _pause(pause: Paused | None) -> Pause | None:
@@ -211,62 +275,86 @@ def _signal(row: InboxRow) -> Signal:
     return Signal(name=row.name, id=row.id, payload=_decoded(row.payload), sent_at=instant(row.at_ms))
 
 
+_decode_plain = codec.decoder(Any)
+
+
 def _decoded(payload: bytes) -> Any:  # noqa: ANN401 - JSON-like
-    """A payload as plain data: nobody here knows what it is to be."""
-    return codec.decoder(Any)(payload)
+    """A payload as plain data: nobody here knows what it is to be.
+
+    One that cannot be read here is `{"encoded": "<base64>"}`: the rest of the run is there to be seen.
+    """
+    try:
+        return _decode_plain(payload)
+    except (CodecError, FormatError):
+        return {"encoded": base64.b64encode(payload).decode()}
 
 
 def waiting_of(run: Run) -> list[Waiting]:
-    """Everything that an unfinished run waits for, the dominant reason first (semantics row 35)."""
-    waits = [_paused(run, branch) or _waits(run, branch) for branch in run.branches.values()]
-    found = [wait for wait in waits if wait is not None]
+    """Everything that an unfinished run waits for, the dominant reason first (semantics row 35).
+
+    A branch whose body lives or is to be called is at work, also while operations of it are not done.
+    """
+    found = [wait for branch in run.branches.values() for wait in _waits(run, branch)]
     latest = datetime.max.replace(tzinfo=UTC)
     order: tuple[WaitReason, ...] = get_args(WaitReason)
     return sorted(found, key=lambda wait: (order.index(wait.reason), wait.due_at or latest))
 
 
-def _paused(run: Run, branch: Branch) -> Waiting | None:
+def _waits(run: Run, branch: Branch) -> list[Waiting]:
+    if branch.at is None or branch.status not in OPEN:
+        return []
     pause = branch.pause or run.pause
-    if pause is None or branch.status not in OPEN or branch.at is None:
-        return None
+    if pause is not None:
+        since_ms = run.paused_at_ms if branch.pause is None else branch.paused_at_ms
+        return [_paused(branch, branch.at.step, pause, since_ms)]
+    if branch.status == "active":
+        return []
+    if branch.status == "suspended":
+        return [_wait(run, branch, branch.at.step, operation) for operation in pending(branch)]
+    return [_wait(run, branch, branch.at.step, branch)]
+
+
+def _paused(branch: Branch, step: str, pause: Paused, since_ms: int) -> Waiting:
     by = f" by {pause.by}" if pause.by else ""
     why = f": {pause.reason}" if pause.reason else ""
-    since_ms = run.paused_at_ms if branch.pause is None else branch.paused_at_ms
     return Waiting(
         branch=branch.id,
-        step=branch.at.step,
+        step=step,
         reason="pause",
         detail=f"paused{by}{why}",
         since=instant(since_ms),
-        due_at=None if branch.due_at_ms is None else instant(branch.due_at_ms),
+        due_at=_instant(branch.due_at_ms),
     )
 
 
-def _waits(run: Run, branch: Branch) -> Waiting | None:
-    if branch.at is None or branch.status in {"active", *OVER}:
-        return None
-    due_at = None if branch.due_at_ms is None else instant(branch.due_at_ms)
+def _wait(run: Run, branch: Branch, step: str, waits: Branch | Operation) -> Waiting:
+    """What a branch or an operation of its step waits for."""
+    key = waits.key if isinstance(waits, Operation) else ""
+    child = waits.child if isinstance(waits, Operation) and waits.status == "child" else None
     reason: WaitReason
-    since, signal = None if branch.status == "backoff" else instant(branch.since_ms), None
-    match branch.status:
+    signal = None
+    match waits.status:
         case "backoff":
-            reason = "backoff"
-            failure = "" if branch.failure is None else branch.failure.summary()
-            detail = f"for attempt {branch.attempt} after {failure}"
+            after = "" if waits.failure is None else f" after {waits.failure.summary()}"
+            reason, detail = "backoff", f"for attempt {waits.attempt}{after}"
         case "sleeping":
             reason, detail = "timer", "sleeps"
         case "waiting":
-            signal = run.waits.get(branch.id, "")
+            signal = run.waits.get(place_of(branch.id, key), "")
             reason, detail = "signal", f"for signal {signal!r}"
+        case _ if child is not None:
+            reason, detail = "child", f"for child run {child.id!r} of workflow {child.workflow!r}"
         case _:
             others = [b.id for b in run.branches.values() if b.status in OPEN and b.status != "joining"]
             reason, detail = "join", f"for the branches it joins; still open: {', '.join(others)}"
     return Waiting(
         branch=branch.id,
-        step=branch.at.step,
+        step=step,
+        operation=key,
         reason=reason,
         detail=detail,
         signal=signal,
-        since=since,
-        due_at=due_at,
+        child=None if child is None else child.id,
+        since=None if reason == "backoff" else instant(waits.since_ms),
+        due_at=_instant(waits.due_at_ms),
     )

@@ -77,6 +77,7 @@ class Worker:
             disown=self.disown,
         )
         self.nudge = self._claims.nudge
+        self.expect_mail = self._claims.expect_mail
         self._busy = 0
         self._watchers: dict[str, list[asyncio.Future[Run | None]]] = {}
         self._tasks: asyncio.TaskGroup | None = None

@@ -12,7 +12,7 @@ from holdfast.definition.flow import Flow
 from holdfast.definition.task import Task, innermost, is_coroutine_function
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import UsageError
-from holdfast.runtime.context import get_task_context
+from holdfast.runtime.context import DurableContext, get_task_context
 
 Body = Callable[..., Any]
 
@@ -61,8 +61,10 @@ class Bodies:
             UsageError: A task that is to be replaced is not there.
         """
         taken: list[Workflow] = []
-        for target in targets:
-            given = target.build(durable=durable) if isinstance(target, Flow) else target
+        given_all = [each.build(durable=durable) if isinstance(each, Flow) else each for each in targets]
+        for given in given_all:
+            known = {each.name for each in given_all}
+            given_all += [child for child in given.children if child.name not in known]
             timeout = None if given.timeout_ms is None else timedelta(milliseconds=given.timeout_ms)
             tasks = [self._watched(task) for task in given.tasks.values()]
             taken.append(
@@ -73,6 +75,7 @@ class Bodies:
                     start_at=given.start_at,
                     metadata=given.metadata,
                     timeout=timeout,
+                    on_complete=given.on_complete,
                 )
             )
         for name, body in self._wanted.items():
@@ -91,7 +94,8 @@ class Bodies:
                 what=f"task {name!r} cannot be replaced by {body!r}, which is no function",
                 fix=f'pass a function, such as replace={{"{name}": lambda value: {body!r}}}',
             )
-        if not _takes(body, 1) and not _takes(body, 0):
+        counts = (2, 1, 0) if self._tasks[name].takes_context else (1, 0)
+        if not any(_takes(body, count) for count in counts):
             raise UsageError(
                 what=f"task {name!r} cannot be replaced by {body!r}: a step passes one argument",
                 fix="let it take one, or none",
@@ -145,6 +149,7 @@ class Bodies:
             tags=task.tags,
             priority=task.priority,
             description=task.description,
+            takes_context=task.takes_context,
         )
 
     def _begin(self, name: str, args: tuple[object, ...]) -> int:
@@ -152,7 +157,8 @@ class Bodies:
         if context is None:
             raise RuntimeError("a body is called by the engine, inside an attempt")
         # A body may change what it was given; what it was given is on record.
-        argument = copy.deepcopy(args[0]) if args else None
+        given = [each for each in args if not isinstance(each, DurableContext)]
+        argument = copy.deepcopy(given[0]) if given else None
         self.called.append(Called(name, context.branch, context.step, context.visit, context.attempt, argument))
         number = next(self._numbers)
         self.running.add(number)
@@ -168,7 +174,9 @@ class Bodies:
         instead = self._instead.get(name)
         if instead is None:
             return fn(*args)
-        return instead(*args) if _takes(instead, len(args)) else instead()
+        # One for a durable function may leave the context out, too.
+        fewer = [given for given in (args, args[1:]) if _takes(instead, len(given))]
+        return instead(*fewer[0]) if fewer else instead()
 
 
 def _disguised(call: Body, fn: Body) -> Body:

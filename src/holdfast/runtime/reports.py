@@ -1,0 +1,72 @@
+"""What bodies report while they run: progress for people, heartbeats for their next attempt.
+
+A report is an entry, so that only who holds the run can write it, and the next attempt sees it wherever that is
+made. Of many in a short time the last one counts: it is written when the time is over, or with the outcome.
+"""
+
+import asyncio
+import threading
+from typing import Literal
+
+from holdfast.core.effects import StartAttempt
+from holdfast.core.events import BodyReported, Event
+from holdfast.ports import Timer
+from holdfast.runtime.host import Driving, Host
+from holdfast.runtime.limits import REPORT_MS
+
+Kind = Literal["progress", "heartbeat"]
+_Place = tuple[str, str, Kind]
+"""Branch, key of the operation or "", and kind."""
+
+
+class Reports:
+    """Takes reports of the bodies of one run, from any thread.
+
+    Attributes:
+        latest: Those that are not written yet.
+    """
+
+    __slots__ = ("_driver", "_host", "_loop", "_thread", "_timers", "latest")
+
+    def __init__(self, driver: Driving, host: Host) -> None:
+        """Args: who drives the run, and the worker."""
+        self._driver = driver
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self.latest: dict[_Place, BodyReported] = {}
+        self._timers: dict[_Place, Timer] = {}
+
+    def report(self, at: StartAttempt, key: str, kind: Kind, payload: bytes) -> None:
+        """Take a report of an attempt, or of the operation `key` of it."""
+        event = BodyReported(at.branch, at.step, at.visit, at.attempt, key, kind, payload)
+        if threading.get_ident() == self._thread:
+            self._take(event)
+        else:
+            self._loop.call_soon_threadsafe(self._take, event)
+
+    def rest(self, branch: str, key: str | None = None) -> list[Event]:
+        """What is not written yet of a branch, or of one operation: to be recorded before its outcome."""
+        places = [place for place in self.latest if place[0] == branch and key in {None, place[1]}]
+        return [self.latest.pop(place) for place in places]
+
+    def stop(self) -> None:
+        """Write nothing more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self.latest.clear()
+
+    def _take(self, event: BodyReported) -> None:
+        place: _Place = (event.branch, event.key, event.kind)
+        self.latest[place] = event
+        if place not in self._timers:
+            self._write(place)
+
+    def _write(self, place: _Place) -> None:
+        """Write the latest report, and nothing more for some time."""
+        self._timers.pop(place, None)
+        event = self.latest.pop(place, None)
+        if event is not None:
+            self._timers[place] = self._host.call_later(REPORT_MS, lambda: self._write(place))
+            self._driver.operate([event])
