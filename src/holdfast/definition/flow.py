@@ -293,6 +293,8 @@ class _Draft:
             self.report(name or "", "not_callable", f"{f!r} is not a function or task")
             return Step(self.distinct(name or "step"), task=HOLE)
         task = as_task(f)
+        if isinstance(f, Workflow):
+            self.children.update({child.name: child for child in f.children})
         if name is not None and name in self._names:
             self.report(name, "duplicate_step", "another step has the same name")
         if task.name == LAMBDA:

@@ -19,9 +19,10 @@ class Function(Workflow, Generic[P, R]):
 
     Attributes:
         fn: The function as written.
+        body: It as a task, for a flow of which it is a step.
     """
 
-    __slots__ = ("__name__", "fn")
+    __slots__ = ("__name__", "body", "fn")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Function(Workflow, Generic[P, R]):
             on_complete=on_complete,
         )
         self.fn = fn
+        self.body = body
         self.__name__ = body.name
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:

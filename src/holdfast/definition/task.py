@@ -147,9 +147,12 @@ def task(
 
 
 def as_task(target: Callable[..., Any]) -> Task[..., Any]:
-    """The task itself, or any callable as a task without policies."""
+    """The task itself, that of a durable function, or any callable as a task without policies."""
     if _is_task(target):
         return target
+    body: object = getattr(target, "body", None)
+    if isinstance(body, Task):
+        return body  # a durable function as a step
     return Task[..., Any](target, name=default_name(target), description=first_line(target))
 
 

@@ -2,16 +2,14 @@
 # Its methods give what users' functions and payloads hold, of any type, and name it as users do.
 # ruff: noqa: ANN401, ASYNC109, A002
 
-import hashlib
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar, Unpack, overload
-from uuid import UUID
 
 from holdfast.codecs import json as codec
-from holdfast.core.entries import DELETED, Wait
+from holdfast.core.entries import Wait
 from holdfast.definition.duration import Duration
 from holdfast.definition.flow import Flow
 from holdfast.definition.step import Sleep, WaitSignal
@@ -24,9 +22,8 @@ from holdfast.errors import (
     StepError,
     UsageError,
 )
-from holdfast.runtime.body import Body
 from holdfast.runtime.calls import Call, Options, call_of
-from holdfast.runtime.context import DurableContext, TaskContext
+from holdfast.runtime.facts import Facts
 from holdfast.runtime.scopes import (
     Parts,
     Results,
@@ -37,13 +34,12 @@ from holdfast.runtime.scopes import (
     is_enough,
     never,
 )
-from holdfast.runtime.views import instant
 
 R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Context(DurableContext):
+class Context(Facts):
     """What a durable function, and any task whose first parameter is annotated with it, may ask for.
 
     Everything asked for is recorded before the function goes on. After a crash or a long wait the function runs
@@ -54,17 +50,7 @@ class Context(DurableContext):
         task: Facts about the attempt: run id, workflow, branch, attempt, metadata, idempotency key.
     """
 
-    __slots__ = ("_body", "task")
-
-    def __init__(self, task: TaskContext, body: Body) -> None:
-        """Made by the engine."""
-        self.task = task
-        self._body = body
-
-    @property
-    def run_id(self) -> str:
-        """Id of the run."""
-        return self.task.run_id
+    __slots__ = ()
 
     @overload
     async def step(
@@ -207,7 +193,7 @@ class Context(DurableContext):
             type: What its value is decoded into; default plain data.
         """
         scope = current_scope(self._body, "ctx.record")
-        name, operation = scope.ask("record", check_name(key, what="key"))
+        name, operation = scope.ask("record", check_name(key, what="key"), may_be_missing=True)
         if operation is None:
             with scope.begin(name, key):
                 await self._body.may_begin()
@@ -215,6 +201,7 @@ class Context(DurableContext):
                     value: object = fn()
                     if inspect.isawaitable(value):
                         value = await value
+                scope.end(f"record {name}")
                 await self._body.succeed(name, "record", codec.encode(value))
             operation = self._body.branch.operations[name]
         given: R = codec.decoder(type)(operation.output)
@@ -296,61 +283,6 @@ class Context(DurableContext):
             for number, each in enumerate(results)
         ]
 
-    def now(self) -> datetime:
-        """The time by the store's clock, in UTC; the same whenever the function runs."""
-        at: datetime = self._value("now", lambda: instant(self._body.host.now_ms()), datetime)
-        return at
-
-    def random(self) -> float:
-        """A number in [0, 1); the same whenever the function runs."""
-        number: float = self._value("random", self._body.host.attempts.random, float)
-        return number
-
-    def uuid(self) -> UUID:
-        """A new UUID of version 4; the same whenever the function runs."""
-        new: UUID = self._value("uuid", self._new_uuid, UUID)
-        return new
-
-    def set(self, name: str, value: object) -> None:
-        """Set a variable of the branch: shown by `handle.status()`, and there for later steps of a graph.
-
-        What a part of `gather` sets is seen there, and by whoever waits for the parts once they all are done.
-        """
-        scope = current_scope(self._body, "ctx.set")
-        scope.set({check_name(name, what="name of a variable"): codec.encode(value)})
-
-    def get(self, name: str, default: Any = None, *, type: Any = Any) -> Any:
-        """A variable: as it was when the branch came to this step, or as it was set since. Records nothing."""
-        scope = current_scope(self._body, "ctx.get")
-        payload = scope.find(name)
-        if payload is None:
-            payload = self._body.branch.variables.get(name, DELETED)
-        return default if payload == DELETED else codec.decoder(type)(payload)
-
-    def delete(self, name: str) -> None:
-        """Remove a variable; harmless if there is none."""
-        current_scope(self._body, "ctx.delete").set({name: DELETED})
-
-    def heartbeat(self, details: object = None) -> None:
-        """Say what the next attempt of this step should know; see `TaskContext.heartbeat`."""
-        self.task.heartbeat(details)
-
-    def report_progress(self, progress: object) -> None:
-        """Show people how far the step is; see `TaskContext.report_progress`."""
-        self.task.report_progress(progress)
-
-    def patched(self, patch: str) -> bool:
-        """Whether this run takes the new way: runs that had gone past this place before the change do not.
-
-            if ctx.patched("check-fraud"):
-                await ctx.step(check_fraud, order)
-
-        Args:
-            patch: Names the change; the same name gives the same answer in all of a run.
-        """
-        current_scope(self._body, "ctx.patched")
-        return self._body.patched(check_name(patch, what="name of a patch"))
-
     async def continue_as_new(self, input: object = None) -> None:
         """End here, and begin anew with another input: the same id, an empty journal.
 
@@ -388,18 +320,6 @@ class Context(DurableContext):
         if call.takes_context:
             return await call.fn(self, item)
         return await self.step(fn, item)
-
-    def _value(self, name: str, make: Callable[[], Any], annotation: Any) -> Any:
-        scope = current_scope(self._body, f"ctx.{name}")
-        key, operation = scope.ask("value", name)
-        if operation is not None:
-            return codec.decoder(annotation)(operation.output)
-        payload = codec.encode(make())
-        self._body.record_later(key, "value", payload)
-        return codec.decoder(annotation)(payload)
-
-    def _new_uuid(self) -> UUID:
-        return UUID(bytes=hashlib.sha256(self._body.host.message_id().encode()).digest()[:16], version=4)
 
 
 async def _awaited(part: Awaitable[T]) -> T:

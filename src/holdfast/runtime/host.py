@@ -81,7 +81,7 @@ class Host(Protocol):
         ...
 
     def expect_mail(self) -> None:
-        """Other runs were sent messages or started from here: look for what is new, also for runs driven here."""
+        """Other runs were sent messages or started from here: look for what is new."""
         ...
 
     def nudge(self) -> None:

@@ -102,13 +102,20 @@ class Scope:
         label = name if name.isidentifier() else _escaped(name)
         return f"{self.path}{label}#{count}"
 
-    def ask(self, kind: OperationKind, name: str) -> tuple[str, Operation | None]:
-        """The key of the operation that comes next, and what is recorded of it, if that is so already."""
+    def ask(
+        self, kind: OperationKind, name: str, *, may_be_missing: bool = False
+    ) -> tuple[str, Operation | None]:
+        """The key of the operation that comes next, and what is recorded of it, if that is so already.
+
+        One that `may_be_missing` has perhaps failed, which is not recorded, and others were recorded after it.
+        """
         key = self.number(name)
         index = self._index
         if index < len(self._recorded):
             expected = self._recorded[index]
             if expected.key != key or expected.kind != kind:
+                if may_be_missing:
+                    return key, None
                 raise self._body.diverge(_named(expected), f"{kind} {key}")
             self._index = index + 1
             self._body.replayed()
@@ -118,7 +125,7 @@ class Scope:
 
     @contextlib.contextmanager
     def begin(self, key: str, name: str) -> Generator[None]:
-        """Begin an operation that is not recorded: where that fails, its key is for the next one of its name."""
+        """Begin an operation that is not recorded: if that fails, its key is for the next one of its name."""
         try:
             yield
         except Exception:
@@ -145,7 +152,7 @@ class Scope:
             self._body.replayed()
 
     def end(self, found: str) -> None:
-        """The code of the scope is done; raises `Unwinding` if more is recorded than it has asked for."""
+        """Nothing may be recorded that was not asked for: raises `Unwinding` if there is."""
         if self._index < len(self._recorded):
             raise self._body.diverge(_named(self._recorded[self._index]), found)
 
