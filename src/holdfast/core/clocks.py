@@ -21,15 +21,25 @@ def disarm(run: Run, branch: Branch) -> None:
 
 
 def arm_operation(run: Run, branch: Branch, operation: Operation) -> None:
-    """The same for an operation that is not done."""
-    held = operation.status == "backoff" and run.holds(branch)
-    if operation.due_at_ms is not None and not held:
+    """The same for an operation that is not done.
+
+    The next attempt of one is made by the body: its time counts only where that is put away until then.
+    """
+    counts = operation.status != "backoff" or (branch.status == "suspended" and not run.holds(branch))
+    if operation.due_at_ms is not None and counts:
         run.timers[place_of(branch.id, operation.key)] = operation.due_at_ms
 
 
 def disarm_operation(run: Run, branch: Branch, operation: Operation) -> None:
     """Take back what `arm_operation` has counted."""
     run.timers.pop(place_of(branch.id, operation.key), None)
+
+
+def rearm(run: Run, branch: Branch) -> None:
+    """The branch has been put away, or is no more: count its operations anew."""
+    for operation in pending(branch):
+        disarm_operation(run, branch, operation)
+        arm_operation(run, branch, operation)
 
 
 def pending(branch: Branch) -> list[Operation]:

@@ -14,6 +14,7 @@ from holdfast.core.clocks import (
     disarm_operation,
     is_frozen,
     pending,
+    rearm,
     start_clock,
     stop_clock,
 )
@@ -162,6 +163,8 @@ def _retry_scheduled(run: Run, entry: RetryScheduled, at_ms: int) -> None:
     branch.budgets[entry.pattern] = branch.budgets.get(entry.pattern, 0) + 1
     branch.failure = entry.failure
     _enter(run, branch, "backoff", at_ms + entry.delay_ms, at_ms)
+    if branch.operations:
+        rearm(run, branch)
 
 
 def _run_ended(run: Run, entry: RunFailed | RunCancelled, at_ms: int) -> None:

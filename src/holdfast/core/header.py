@@ -73,7 +73,7 @@ def header_after(run: Run, entries: list[Entry]) -> Header:
     times_out = any(_times_out(entry) for entry in entries)
     completes = times_out or any(isinstance(entry, _COMPLETES) for entry in entries)
     if after.blocked is not None:
-        return Header("blocked", None, None, completes)
+        return Header("blocked", None, None, completes, times_out)
     if after.is_over or after.active:
         return Header(after.status, 0 if after.active else None, None, completes, times_out)
     dues = after.dues()

@@ -55,11 +55,11 @@ def _clocks(run: Run) -> list[Branch]:
 
 
 def _timers(run: Run, asked: dict[str, Operation]) -> dict[str, int]:
-    held = {b.id for b in run.branches.values() if run.holds(b)}
+    away = {b.id for b in run.branches.values() if b.status == "suspended" and not run.holds(b)}
     return {
         place: each.due_at_ms
         for place, each in asked.items()
-        if each.due_at_ms is not None and not (each.status == "backoff" and split_place(place)[0] in held)
+        if each.due_at_ms is not None and (each.status != "backoff" or split_place(place)[0] in away)
     }
 
 

@@ -12,6 +12,7 @@ from holdfast.core.clocks import (
     disarm_operation,
     is_frozen,
     pending,
+    rearm,
     start_clock,
     stop_clock,
 )
@@ -61,12 +62,14 @@ def operated(run: Run, entry: Operated, at_ms: int) -> None:
         case StepSuspended():
             disarm(run, branch)
             branch.status, branch.due_at_ms, branch.left_ms = "suspended", None, None
+            rearm(run, branch)
             return
         case _:
             assert_never(entry)
     if branch.status == "suspended":
         branch.status = "active"
         run.active += not run.holds(branch)
+        rearm(run, branch)
 
 
 def forget_all(branch: Branch, run: Run) -> None:

@@ -68,7 +68,7 @@ def owed_by_operation(run: Run, branch: Branch, operation: Operation) -> ArmTime
     if operation.status != "backoff":
         then = TimerFired(branch.id, at.step, at.visit, due_at_ms, key)
         return ArmTimer(branch.id, due_at_ms, then, key)
-    if run.holds(branch):
+    if branch.status != "suspended" or run.holds(branch):
         return None
     return ArmTimer(branch.id, due_at_ms, StartAttempt(branch.id, at.step, at.visit, branch.attempt), key)
 

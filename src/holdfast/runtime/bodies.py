@@ -87,13 +87,6 @@ class Bodies:
         for body in list(self._live.values()):
             body.settled()
 
-    def due(self, branch: str, key: str) -> bool:
-        """The clock of an operation has run out; False if the body that asked for it does not live here."""
-        if branch not in self._live:
-            return False
-        self._live[branch].due(key)
-        return True
-
     def complete(self, append: Append, entries: list[Entry]) -> Append:
         """The append with what its entries mean to other runs."""
         record, run = self._driver.record, self._driver.run

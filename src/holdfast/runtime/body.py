@@ -219,7 +219,7 @@ class Body:
             if operation is not None and operation.status not in PENDING:
                 return operation
             if operation is not None and not self._is_due(operation):
-                await self._block(key)
+                await self._backed_off(key, operation)
                 continue
             await self.may_begin()
             number = 1 if operation is None else operation.attempt
@@ -280,10 +280,6 @@ class Body:
         _resolve(self._committed.pop(entry.key, None))
         if isinstance(entry, OperationCompleted | OperationFailed):
             _resolve(self._awaited.get(entry.key))
-
-    def due(self, key: str) -> None:
-        """The clock of an operation has run out."""
-        _resolve(self._awaited.get(key))
 
     def settled(self) -> None:
         """Nothing is on its way in the driver."""
@@ -367,6 +363,19 @@ class Body:
             await self._until(future)
         finally:
             del self._awaited[key]
+
+    async def _backed_off(self, key: str, operation: Operation) -> None:
+        """Wait for the next attempt of a step; whoever replays a body that was put away looks again."""
+        due_at_ms = operation.due_at_ms
+        if due_at_ms is None:
+            await self._block(key)
+            return
+        delay_ms = max(due_at_ms - self.host.now_ms(), 0)
+        timer = self.host.call_later(delay_ms, lambda: _resolve(self._awaited.get(key)))
+        try:
+            await self._block(key)
+        finally:
+            timer.cancel()
 
     async def _until(self, future: asyncio.Future[None]) -> None:
         self.running -= 1

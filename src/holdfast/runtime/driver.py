@@ -346,15 +346,10 @@ class Driver:
             self._events.append(then)
             if self._sent is None and self._reading is None:
                 self._proceed()
-        elif effect.key and (self._bodies.due(effect.branch, effect.key) or not self._is_suspended(effect)):
-            pass  # the body goes on, or begins when it is its step's turn
         elif self._occupies:
             self.begin(then)
         else:
             self._host.begin_when_free(self, then)
-
-    def _is_suspended(self, effect: ArmTimer) -> bool:
-        return self.run.branches[effect.branch].status == "suspended"
 
     def begin(self, effect: StartAttempt) -> None:
         """Start an attempt that waited for its due time and a slot; nothing if it is not owed any more."""
