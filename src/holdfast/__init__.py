@@ -9,7 +9,7 @@ from holdfast.definition.function import Function, workflow
 from holdfast.definition.policies import Retry
 from holdfast.definition.step import Edge, Join, Pause, Sleep, Step, WaitSignal
 from holdfast.definition.task import Task, task
-from holdfast.definition.workflow import Workflow
+from holdfast.definition.workflow import Completion, FollowUp, Workflow
 from holdfast.engine import AsyncEngine, AsyncHandle, arun
 from holdfast.errors import WorkflowError
 from holdfast.runtime.context import TaskContext, get_task_context
@@ -21,11 +21,13 @@ from holdfast.sync import Engine, Handle, run
 __all__ = [
     "AsyncEngine",
     "AsyncHandle",
+    "Completion",
     "Context",
     "Edge",
     "Engine",
     "Explanation",
     "Flow",
+    "FollowUp",
     "Function",
     "Handle",
     "Join",

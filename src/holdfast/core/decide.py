@@ -17,6 +17,7 @@ from holdfast.core.events import (
     AttemptSucceeded,
     AttemptSuspended,
     ChildEnded,
+    CompletionRefused,
     ControlRequested,
     DeadlinePassed,
     Event,
@@ -77,6 +78,8 @@ def _decide(turn: Turn, event: Event) -> None:
             control.control_requested(turn, event)
         case DeadlinePassed():
             waits.deadline_passed(turn, event)
+        case CompletionRefused():
+            turn.fail("", None, 0, event.failure)
         case StartRequested():
             steps.start_requested(turn, event)
         case _:

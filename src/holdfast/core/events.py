@@ -172,6 +172,12 @@ class TimerFired(msgspec.Struct, frozen=True):
     key: str = ""
 
 
+class CompletionRefused(msgspec.Struct, frozen=True):
+    """The run may not complete: what was to be started with its completion cannot be told."""
+
+    failure: Failure
+
+
 class DeadlinePassed(msgspec.Struct, frozen=True):
     """The run's own time-out is over: the store's clock has reached `due_at_ms`."""
 
@@ -193,6 +199,7 @@ Event = (
     | ControlRequested
     | TimerFired
     | DeadlinePassed
+    | CompletionRefused
 )
 
 

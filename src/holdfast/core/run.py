@@ -105,7 +105,7 @@ class Operation:
     def __init__(self, key: str, kind: OperationKind, position: int) -> None:
         """One of which nothing but its beginning is known."""
         self.key = key
-        self.kind = kind
+        self.kind: OperationKind = kind
         self.position = position
         self.status: OperationStatus = "completed"
         self.attempt = 1

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from holdfast.core.effects import StartAttempt
-from holdfast.core.entries import Entry, Operated
+from holdfast.core.entries import Entry, Failure, Operated
 from holdfast.core.events import AttemptEnded, Event
 from holdfast.core.run import OVER
 from holdfast.runtime.bindings import BoundStep, BoundWorkflow
@@ -87,11 +89,15 @@ class Bodies:
         for body in list(self._live.values()):
             body.settled()
 
-    def complete(self, append: Append, entries: list[Entry]) -> Append:
+    def complete(
+        self, append: Append, entries: list[Entry], follow_ups: Sequence[NewRun] | Failure | None
+    ) -> Append:
         """The append with what its entries mean to other runs."""
         record, run = self._driver.record, self._driver.run
         if self._children or run.children or (record.parent_key is not None and append.status in OVER):
-            return with_relatives(append, record, run, entries, self._children)
+            append = with_relatives(append, record, run, entries, self._children)
+        if append.status == "completed" and follow_ups and not isinstance(follow_ups, Failure):
+            return msgspec.structs.replace(append, children=(*append.children, *follow_ups))
         return append
 
     def related(self, append: Append) -> None:

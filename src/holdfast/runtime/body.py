@@ -48,7 +48,7 @@ from holdfast.runtime.calls import Invocation
 from holdfast.runtime.context import CURRENT, DURABLE, DurableContext, TaskContext
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.runtime.scopes import SCOPE_NOW, Scope, Unwinding
-from holdfast.runtime.starts import Definable
+from holdfast.runtime.starts import Definable, failure_at_birth
 from holdfast.runtime.surroundings import Continued, Surroundings
 
 
@@ -191,6 +191,10 @@ class Body:
         record, run = self.driver.record, self.driver.run
         awaited = Awaited(self.at.branch, self.at.step, self.at.visit, key)
         new = await self.host.new_child(record, awaited, run.position, target, value, detach=detach)
+        failure = failure_at_birth(new)
+        if failure is not None and not detach:
+            await self.fail(key, "child", failure)
+            return
         self._around.children[place_of(self.at.branch, key)] = new
         if detach:
             await self.succeed(key, "child", codec.encode(new.id))

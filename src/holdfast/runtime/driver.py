@@ -10,14 +10,14 @@ import asyncio
 import logging
 
 from holdfast.codecs.entries import encode_entry
-from holdfast.codecs.snapshots import encode_run
 from holdfast.core.decide import decide
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
-from holdfast.core.entries import Entry
+from holdfast.core.entries import Entry, Failure
 from holdfast.core.events import (
     AttemptSucceeded,
     AttemptSuspended,
     ChildEnded,
+    CompletionRefused,
     ControlRequested,
     Event,
     OperationRequested,
@@ -32,11 +32,13 @@ from holdfast.core.run import OVER, Branch, Run
 from holdfast.errors import FormatError
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.branches import Branches
+from holdfast.runtime.completion import Hook
 from holdfast.runtime.context import RunFacts
 from holdfast.runtime.failures import refused
 from holdfast.runtime.host import Host
 from holdfast.runtime.inbox import Inbox
-from holdfast.runtime.limits import LINGER_MS, SNAPSHOT_BYTES_MIN
+from holdfast.runtime.limits import LINGER_MS
+from holdfast.runtime.snapshots import Snapshots
 from holdfast.runtime.timers import Timers
 from holdfast.stores.records import (
     SUSPECT_AT,
@@ -72,16 +74,16 @@ class Driver:
         "_events",
         "_facts",
         "_heard",
+        "_hook",
         "_host",
         "_inbox",
         "_occupies",
         "_owes_all",
         "_reading",
         "_sent",
+        "_snapshots",
         "_timers",
         "_told",
-        "_unsaved_bytes",
-        "_unsaved_bytes_max",
         "bound",
         "is_dropped",
         "is_suspect",
@@ -107,11 +109,11 @@ class Driver:
         self._sent: tuple[Append, list[Entry], list[Event]] | None = None
         self._branches = Branches(self, host, self._facts)
         self._bodies = self._branches.bodies
+        self._hook = Hook(host, record, bound)
         self._timers = Timers(host, self._fire)
         self._occupies = False
         self.is_dropped = False
-        self._unsaved_bytes = 0
-        self._unsaved_bytes_max = SNAPSHOT_BYTES_MIN
+        self._snapshots = Snapshots(host)
 
     @property
     def under_way(self) -> int:
@@ -180,11 +182,23 @@ class Driver:
 
     def _append(self, events: list[Event]) -> None:
         entries = decide(self.bound.workflow, self.run, events)
+        if entries and self._hook.is_wanted(entries):
+            self._reading = self._host.spawn(self._ask_hook(entries, events))
+            return
         consumed = self._inbox.consumed(events, entries) if self._inbox.pending else ()
         if entries or consumed:
             self._submit(entries, header_after(self.run, entries), events, consumed)
         else:
             self._settle(entries, events)
+
+    async def _ask_hook(self, entries: list[Entry], events: list[Event]) -> None:
+        """Ask what is to follow the run; then decide again, with whatever has come meanwhile."""
+        await self._hook.ask(self.run, entries)
+        self._reading = None
+        if not self.is_dropped:
+            refusal = [CompletionRefused(found)] if isinstance(found := self._hook.found, Failure) else None
+            self._events[:0] = refusal or [event for event in events if not isinstance(event, _FROM_INBOX)]
+            self._proceed()
 
     def _submit(
         self, entries: list[Entry], header: Header, events: list[Event], consumed: tuple[int, ...] = ()
@@ -194,7 +208,7 @@ class Driver:
         may_wait = not (entries and self._inbox.pending)
         leaves = status in _LEAVING or (status != "running" and may_wait and self._may_park(header))
         encoded = [encode_entry(entry) for entry in entries]
-        self._unsaved_bytes += sum(map(len, encoded))
+        self._snapshots.note(encoded)
         append = Append(
             record.key,
             record.epoch,
@@ -209,7 +223,7 @@ class Driver:
             consumed,
             if_read=header.times_out,
         )
-        append = self._bodies.complete(append, entries)
+        append = self._bodies.complete(append, entries, self._hook.found)
         self._sent = (append, entries, events)
         self._host.group.submit(append, self._committed)
 
@@ -248,8 +262,7 @@ class Driver:
         if append.worker is None:
             self._leave(events)
             return
-        if self._unsaved_bytes > self._unsaved_bytes_max:
-            self._take_snapshot()
+        self._snapshots.take(self)
         read = self._inbox.read
         if outcome.messages_sent > read or self._told > read:
             self._heard += attempted(events)
@@ -287,12 +300,6 @@ class Driver:
     def _offered(self) -> list[Event]:
         events, self._events = self._inbox.offer(self.run) + self._events, []
         return events
-
-    def _take_snapshot(self) -> None:
-        """Cache the state; the next one only after as many journal bytes as this one has."""
-        state = encode_run(self.run)
-        self._unsaved_bytes, self._unsaved_bytes_max = 0, max(len(state), SNAPSHOT_BYTES_MIN)
-        self._host.save_snapshot(self, state)
 
     def _settle(self, entries: list[Entry], events: list[Event]) -> None:
         """Start what a commit has made possible, and answer the branches whose events were in it."""

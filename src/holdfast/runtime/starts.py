@@ -7,10 +7,10 @@ from typing import Literal
 import msgspec
 
 from holdfast.codecs import json as codec
-from holdfast.codecs.entries import encode_awaited, encode_entry
+from holdfast.codecs.entries import decode_entry, encode_awaited, encode_entry
 from holdfast.core.children import Awaited
 from holdfast.core.decide import decide
-from holdfast.core.entries import Entry
+from holdfast.core.entries import Entry, Failure, RunFailed
 from holdfast.core.events import StartRequested
 from holdfast.core.header import header_after
 from holdfast.core.run import OVER, Run
@@ -207,6 +207,14 @@ def child_of(
         parent_incarnation=record.incarnation,
         parent_step=encode_awaited(awaited),
     )
+
+
+def failure_at_birth(new: NewRun) -> Failure | None:
+    """Why a run is over before anybody drives it: a graph that can never go on; None for all others."""
+    if new.over is None:
+        return None
+    last = decode_entry(new.entries[-1], run_id=new.id, position=len(new.entries))
+    return last.failure if isinstance(last, RunFailed) else None
 
 
 async def check_existing(store: Store, new: NewRun, on_conflict: OnConflict) -> bool:
