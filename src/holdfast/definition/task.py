@@ -151,7 +151,7 @@ def as_task(target: Callable[..., Any]) -> Task[..., Any]:
     if _is_task(target):
         return target
     body: object = getattr(target, "body", None)
-    if isinstance(body, Task):
+    if callable(body) and _is_task(body):
         return body  # a durable function as a step
     return Task[..., Any](target, name=default_name(target), description=first_line(target))
 

@@ -42,14 +42,14 @@ from holdfast.core.events import (
 )
 from holdfast.core.operations import NOTHING
 from holdfast.core.run import PENDING, SCOPE, Operation, Value, place_of
-from holdfast.definition.policies import TIMEOUT, Retry
+from holdfast.definition.policies import TIMEOUT
 from holdfast.runtime.bindings import BoundStep
-from holdfast.runtime.calls import Invocation
-from holdfast.runtime.context import CURRENT, DURABLE, DurableContext, TaskContext
+from holdfast.runtime.context import DURABLE, DurableContext
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.runtime.scopes import SCOPE_NOW, Scope, Unwinding
 from holdfast.runtime.starts import Definable, failure_at_birth
 from holdfast.runtime.surroundings import Continued, Surroundings
+from holdfast.stores.records import NewRun
 
 
 class Body:
@@ -65,11 +65,11 @@ class Body:
         self.host = around.host
         self.driver = around.driver
         self.at = at
-        self._around = around
+        self.around = around
         self.branch = around.driver.run.branches[at.branch]
         self.running = 1
         self.unsent: dict[str, bytes] = {}
-        self._at = (at.branch, at.step, at.visit, at.attempt)
+        self.place = (at.branch, at.step, at.visit, at.attempt)
         self._loop = asyncio.get_running_loop()
         self._events: list[OperationSucceeded] = []
         self._ending: AttemptEnded | Continued | None = None
@@ -127,7 +127,7 @@ class Body:
     def diverge(self, expected: str, found: str) -> Unwinding:
         """See `Owner`."""
         if self._ending is None:
-            self._ending = AttemptDiverged(*self._at, expected, found)
+            self._ending = AttemptDiverged(*self.place, expected, found)
             self._unwind()
         return Unwinding()
 
@@ -145,12 +145,12 @@ class Body:
             return
         if not must_stop and self._next_due_ms() - self.host.now_ms() <= LINGER_MS:
             return
-        self._ending = AttemptSuspended(*self._at, () if self._stopped else tuple(self._awaited))
+        self._ending = AttemptSuspended(*self.place, () if self._stopped else tuple(self._awaited))
         self._unwind()
 
     async def close_scopes(self, key: str, ended: tuple[int, ...]) -> None:
         """See `Owner`."""
-        await self.record(ScopesEnded(*self._at, key, ended))
+        await self.record(ScopesEnded(*self.place, key, ended))
 
     # What operations need.
 
@@ -159,12 +159,12 @@ class Body:
         if self._ending is not None:
             raise Unwinding
         future = self._committed[event.key] = self._loop.create_future()
-        self.driver.operate([*self.take_events(), *self._around.reports.rest(self.at.branch, event.key), event])
+        self.driver.operate([*self.take_events(), *self.around.reports.rest(self.at.branch, event.key), event])
         await future
 
     def record_later(self, key: str, kind: OperationKind, output: bytes) -> None:
         """Record the output of an operation together with whatever comes next, before any step begins."""
-        self._events.append(OperationSucceeded(*self._at, key, kind, output, self._take_sets()))
+        self._events.append(OperationSucceeded(*self.place, key, kind, output, self.take_sets()))
 
     def take_events(self) -> list[Event]:
         """What was to be recorded with the next event."""
@@ -175,27 +175,30 @@ class Body:
         self, key: str, kind: OperationKind, *, wait: Wait | None = None, child: Child | None = None
     ) -> None:
         """Begin what takes time."""
-        await self.record(OperationRequested(*self._at, key, kind, wait, child, self._take_sets()))
+        await self.record(OperationRequested(*self.place, key, kind, wait, child, self.take_sets()))
 
     async def succeed(self, key: str, kind: OperationKind, output: bytes) -> None:
         """Record the output of an operation."""
-        await self.record(OperationSucceeded(*self._at, key, kind, output, self._take_sets()))
+        await self.record(OperationSucceeded(*self.place, key, kind, output, self.take_sets()))
 
     async def fail(self, key: str, kind: OperationKind, failure: Failure) -> None:
         """Record that an operation has failed for good."""
-        await self.record(OperationRaised(*self._at, key, kind, failure, (), 0.0, self._take_sets()))
+        await self.record(OperationRaised(*self.place, key, kind, failure, (), 0.0, self.take_sets()))
 
-    async def start_child(self, key: str, target: Definable | str, value: object, *, detach: bool) -> None:
-        """Start a run of another workflow with the entry that records it; see `Context.child`."""
-        await self.may_begin()
-        record, run = self.driver.record, self.driver.run
+    async def new_child(self, key: str, target: Definable | str, value: object, *, detach: bool) -> NewRun:
+        """A run of another workflow, that nobody knows of yet; see `Context.child`."""
         awaited = Awaited(self.at.branch, self.at.step, self.at.visit, key)
-        new = await self.host.new_child(record, awaited, run.position, target, value, detach=detach)
+        position = self.driver.run.position
+        return await self.host.new_child(self.driver.record, awaited, position, target, value, detach=detach)
+
+    async def start_child(self, key: str, new: NewRun, *, detach: bool) -> None:
+        """Start a run with the entry that records it."""
+        await self.may_begin()
         failure = failure_at_birth(new)
         if failure is not None and not detach:
             await self.fail(key, "child", failure)
             return
-        self._around.children[place_of(self.at.branch, key)] = new
+        self.around.children[place_of(self.at.branch, key)] = new
         if detach:
             await self.succeed(key, "child", codec.encode(new.id))
         else:
@@ -213,29 +216,8 @@ class Body:
     async def done(self, key: str) -> Operation:
         """The operation, once it is done."""
         while (operation := self.branch.operations[key]).status in PENDING:
-            await self._block(key)
+            await self.block(key)
         return operation
-
-    async def attempted(self, key: str, invocation: Invocation, retry: tuple[Retry, ...]) -> Operation:
-        """Make attempts of a step until one succeeds, or none is left; each is committed before the next."""
-        while True:
-            operation = self.branch.operations.get(key)
-            if operation is not None and operation.status not in PENDING:
-                return operation
-            if operation is not None and not self._is_due(operation):
-                await self._backed_off(key, operation)
-                continue
-            await self.may_begin()
-            number = 1 if operation is None else operation.attempt
-            outcome = await self._attempt(key, number, invocation)
-            if isinstance(outcome, AttemptSucceeded):
-                await self.succeed(key, "step", outcome.output)
-            else:
-                await self._raised(key, outcome, retry)
-
-    async def _raised(self, key: str, outcome: AttemptFailed, retry: tuple[Retry, ...]) -> None:
-        failure, chance, sets = outcome.failure, outcome.chance, self._take_sets()
-        await self.record(OperationRaised(*self._at, key, "step", failure, retry, chance, sets))
 
     async def may_begin(self) -> None:
         """Return when a step may begin: all before it is committed, and nobody wants the body to stop."""
@@ -276,6 +258,10 @@ class Body:
         """Whether it waits for what is recorded elsewhere, or for time."""
         waiting = [*self._awaited.values(), *self._stopped]
         return not self.running and bool(waiting) and not any(future.done() for future in waiting)
+
+    def wake(self, key: str) -> None:
+        """Look again at an operation that is waited for."""
+        _resolve(self._awaited.get(key))
 
     def applied(self, entry: Operated) -> None:
         """This entry of the branch is committed."""
@@ -319,7 +305,7 @@ class Body:
             # What an attempt before this one has set, and this one has not, is as it was.
             before = self.branch.variables
             undone = {name: before.get(name, DELETED) for name in self.branch.sets if name not in scope.sets}
-            return AttemptSucceeded(*self._at, event.output, {**self._take_sets(), **undone})
+            return AttemptSucceeded(*self.place, event.output, {**self.take_sets(), **undone})
         if event.failure.type != TIMEOUT and self._ending is None:
             self._check_end(scope, event.failure.summary())
         return event
@@ -328,23 +314,8 @@ class Body:
         scope.end(found)
         self.check_passed(scope, found)
 
-    async def _attempt(self, key: str, number: int, invocation: Invocation) -> AttemptSucceeded | AttemptFailed:
-        known = self.branch.operations.get(key)
-        context = TaskContext(
-            self._around.facts,
-            self.at,
-            _operation=key,
-            _operation_attempt=number,
-            _heartbeat=None if known is None else known.heartbeat,
-        )
-        before = CURRENT.set(context)
-        try:
-            with self.outside():
-                return await self.host.attempts.make(self.at, invocation, invocation.argument())
-        finally:
-            CURRENT.reset(before)
-
-    def _take_sets(self) -> Mapping[str, bytes]:
+    def take_sets(self) -> Mapping[str, bytes]:
+        """Variables to go with the next entry."""
         if not self.unsent:
             return NOTHING_SET
         # A body that runs again sets again what is recorded.
@@ -353,33 +324,17 @@ class Body:
         self.unsent = {}
         return sets or NOTHING_SET
 
-    def _is_due(self, operation: Operation) -> bool:
-        return operation.due_at_ms is not None and operation.due_at_ms <= self.host.now_ms()
-
     def _next_due_ms(self) -> float:
         dues = (self.branch.operations[key].due_at_ms for key in self._awaited)
         return min((due for due in dues if due is not None), default=math.inf)
 
-    async def _block(self, key: str) -> None:
-        """Wait for what is recorded of an operation, or for its clock."""
+    async def block(self, key: str) -> None:
+        """Wait for what is recorded of an operation, or for `wake`."""
         future = self._awaited[key] = self._loop.create_future()
         try:
             await self._until(future)
         finally:
             del self._awaited[key]
-
-    async def _backed_off(self, key: str, operation: Operation) -> None:
-        """Wait for the next attempt of a step; whoever replays a body that was put away looks again."""
-        due_at_ms = operation.due_at_ms
-        if due_at_ms is None:
-            await self._block(key)
-            return
-        delay_ms = max(due_at_ms - self.host.now_ms(), 0)
-        timer = self.host.call_later(delay_ms, lambda: _resolve(self._awaited.get(key)))
-        try:
-            await self._block(key)
-        finally:
-            timer.cancel()
 
     async def _until(self, future: asyncio.Future[None]) -> None:
         self.running -= 1

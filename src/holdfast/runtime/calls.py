@@ -57,26 +57,27 @@ class Call(NamedTuple):
 
 
 class Invocation:
-    """A call with its arguments, as `Attempts` makes it."""
+    """A call with its arguments, as `Attempts` makes it.
 
-    __slots__ = ("_args", "_fn", "importable", "is_async", "name", "timeout_ms")
+    Attributes:
+        argument: The one argument for a process, encoded.
+    """
+
+    __slots__ = ("_args", "_fn", "argument", "importable", "is_async", "name", "timeout_ms")
 
     def __init__(self, call: Call, args: tuple[Any, ...]) -> None:
-        """Args: what is called, and with what."""
+        """Args: what is called, and with what; raises `CodecError` for what does not get into a process."""
         self.name = call.name
         self.is_async = call.is_async
         self.importable = call.importable
         self.timeout_ms = call.timeout_ms
         self._fn = call.fn
         self._args = args
+        self.argument = b"" if call.importable is None else codec.encode(args[0] if args else None)
 
     def invoke(self, _value: Value) -> Any:  # noqa: ANN401 - what the function returns
         """Call the function; for a coroutine function gives its coroutine."""
         return self._fn(*self._args)
-
-    def argument(self) -> bytes:
-        """The one argument for a process, encoded."""
-        return codec.encode(self._args[0] if self._args else None) if self.importable is not None else b""
 
 
 def call_of(fn: Callable[..., Any], options: Options) -> Call:

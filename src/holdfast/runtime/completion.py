@@ -100,12 +100,13 @@ def _collecting(hook: Any, collect: Any) -> Any:  # noqa: ANN401 - a user's func
     return call
 
 
-def _checked(wanted: object) -> list[FollowUp]:
+def _checked(wanted: Any) -> list[FollowUp]:  # noqa: ANN401 - what a user's function gave
     """Raise `UsageError` for what is no list of `FollowUp`."""
-    given = [] if wanted is None else [wanted] if isinstance(wanted, FollowUp) else wanted
-    if not isinstance(given, list | tuple) or not all(isinstance(each, FollowUp) for each in given):
+    given: list[Any] = [wanted] if isinstance(wanted, FollowUp) else list(wanted or ())
+    follow_ups = [each for each in given if isinstance(each, FollowUp)]
+    if len(follow_ups) < len(given):
         raise UsageError(what=f"on_complete gave {wanted!r}", fix="let it return a list of FollowUp, or None")
-    for each in given:
+    for each in follow_ups:
         if each.id is not None:
             check_name(each.id, what="run id")
-    return list(given)
+    return follow_ups

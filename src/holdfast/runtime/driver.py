@@ -16,13 +16,10 @@ from holdfast.core.entries import Entry, Failure
 from holdfast.core.events import (
     AttemptSucceeded,
     AttemptSuspended,
-    ChildEnded,
     CompletionRefused,
-    ControlRequested,
     Event,
     OperationRequested,
     OperationSucceeded,
-    SignalArrived,
     attempted,
 )
 from holdfast.core.evolve import evolve
@@ -36,7 +33,7 @@ from holdfast.runtime.completion import Hook
 from holdfast.runtime.context import RunFacts
 from holdfast.runtime.failures import refused
 from holdfast.runtime.host import Host
-from holdfast.runtime.inbox import Inbox
+from holdfast.runtime.inbox import Inbox, without_mail
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.runtime.snapshots import Snapshots
 from holdfast.runtime.timers import Timers
@@ -52,7 +49,6 @@ from holdfast.stores.records import (
 
 LOGGER = logging.getLogger("holdfast.worker")
 _LEAVING = frozenset({*OVER, "blocked"})
-_FROM_INBOX = SignalArrived | ControlRequested | ChildEnded
 _RECORDING = AttemptSucceeded | OperationSucceeded | OperationRequested
 """Events whose entries hold what a user's code gave: the store may find that it can never hold that."""
 
@@ -196,8 +192,11 @@ class Driver:
         await self._hook.ask(self.run, entries)
         self._reading = None
         if not self.is_dropped:
-            refusal = [CompletionRefused(found)] if isinstance(found := self._hook.found, Failure) else None
-            self._events[:0] = refusal or [event for event in events if not isinstance(event, _FROM_INBOX)]
+            found = self._hook.found
+            kept: list[Event] = (
+                [CompletionRefused(found)] if isinstance(found, Failure) else without_mail(events)
+            )
+            self._events[:0] = kept
             self._proceed()
 
     def _submit(
@@ -236,8 +235,7 @@ class Driver:
             self._applied(append, entries, events, outcome)
         elif isinstance(outcome, Unread):
             # What came from the inbox is still there, and is offered again beside what was not read.
-            kept = [e for e in events if not isinstance(e, _FROM_INBOX)]
-            self._events[:0] = kept
+            self._events[:0] = without_mail(events)
             self._catch_up(outcome.messages_sent)
         elif isinstance(outcome, Refused) and entries:
             self._refused(events, outcome)

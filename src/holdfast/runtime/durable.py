@@ -22,6 +22,7 @@ from holdfast.errors import (
     StepError,
     UsageError,
 )
+from holdfast.runtime.attempting import attempted
 from holdfast.runtime.calls import Call, Options, call_of
 from holdfast.runtime.facts import Facts
 from holdfast.runtime.scopes import (
@@ -91,10 +92,10 @@ class Context(Facts):
                 fix=f"await {call.name}(ctx, ...) itself, or start it with ctx.child(...)",
             )
         label = call.name if name is None else check_name(name, what="step name")
+        invocation = call(args)
         key, operation = scope.ask("step", label)
         if operation is None or operation.status == "backoff":
-            with scope.begin(key, label):
-                operation = await self._body.attempted(key, call(args), call.retry)
+            operation = await attempted(self._body, key, invocation, call.retry)
         if operation.failure is not None and operation.status == "failed":
             raise StepError(operation=key, failure=operation.failure)
         return call.decode_output(operation.output)
@@ -169,11 +170,12 @@ class Context(Facts):
         """
         scope = current_scope(self._body, "ctx.child")
         target = workflow if isinstance(workflow, str) else workflow.name
-        key, operation = scope.ask(
-            "child", target if name is None else check_name(name, what="name of a child")
-        )
+        label = target if name is None else check_name(name, what="name of a child")
+        key, operation = scope.ask("child", label, may_be_missing=True)
         if operation is None:
-            await self._body.start_child(key, workflow, input, detach=detach)
+            new = await self._body.new_child(key, workflow, input, detach=detach)
+            scope.end(f"child {key}")
+            await self._body.start_child(key, new, detach=detach)
         operation = await self._body.done(key)
         if operation.failure is not None:
             run_id = "" if operation.child is None else operation.child.id
@@ -195,14 +197,13 @@ class Context(Facts):
         scope = current_scope(self._body, "ctx.record")
         name, operation = scope.ask("record", check_name(key, what="key"), may_be_missing=True)
         if operation is None:
-            with scope.begin(name, key):
-                await self._body.may_begin()
-                with self._body.outside():
-                    value: object = fn()
-                    if inspect.isawaitable(value):
-                        value = await value
-                scope.end(f"record {name}")
-                await self._body.succeed(name, "record", codec.encode(value))
+            await self._body.may_begin()
+            with self._body.outside():
+                value: object = fn()
+                if inspect.isawaitable(value):
+                    value = await value
+            scope.end(f"record {name}")
+            await self._body.succeed(name, "record", codec.encode(value))
             operation = self._body.branch.operations[name]
         given: R = codec.decoder(type)(operation.output)
         return given

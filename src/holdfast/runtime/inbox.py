@@ -123,3 +123,8 @@ def _ending_of(row: InboxRow, run_id: str) -> ChildEnded:
         ended.output,
         ended.failure,
     )
+
+
+def without_mail(events: Iterable[Event]) -> list[Event]:
+    """The events that the inbox does not offer again."""
+    return [event for event in events if not isinstance(event, SignalArrived | ControlRequested | ChildEnded)]

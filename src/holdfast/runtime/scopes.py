@@ -6,8 +6,7 @@ that code runs in is a context variable; who asks for an operation elsewhere get
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
@@ -107,14 +106,15 @@ class Scope:
     ) -> tuple[str, Operation | None]:
         """The key of the operation that comes next, and what is recorded of it, if that is so already.
 
-        One that `may_be_missing` has perhaps failed, which is not recorded, and others were recorded after it.
+        One that `may_be_missing` has perhaps failed before, which is not recorded, and others were recorded
+        after it. If it does not fail now, `end` is to be called before it has any effect.
         """
         key = self.number(name)
         index = self._index
         if index < len(self._recorded):
             expected = self._recorded[index]
             if expected.key != key or expected.kind != kind:
-                if may_be_missing:
+                if may_be_missing and self._body.known(key) is None:
                     return key, None
                 raise self._body.diverge(_named(expected), f"{kind} {key}")
             self._index = index + 1
@@ -122,16 +122,6 @@ class Scope:
             return key, expected
         self._body.check_passed(self, f"{kind} {key}")
         return key, None
-
-    @contextlib.contextmanager
-    def begin(self, key: str, name: str) -> Generator[None]:
-        """Begin an operation that is not recorded: if that fails, its key is for the next one of its name."""
-        try:
-            yield
-        except Exception:
-            if self._body.known(key) is None:
-                self._counts[name] -= 1
-            raise
 
     def set(self, sets: Mapping[str, bytes]) -> None:
         """Set variables here, and where the scope is the body itself, with the next entry."""
