@@ -17,7 +17,6 @@ from holdfast.core.entries import (
     RunCancelled,
     Unpaused,
 )
-from holdfast.core.header import run_after
 from holdfast.core.run import Run, Value, place_of, split_place
 
 CANCELLED = "cancelled"
@@ -43,11 +42,14 @@ class ChildOutcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     failure: Failure | None
 
 
-def passed_down(run: Run, entries: list[Entry]) -> list[tuple[Child, Control]]:
-    """What `entries` mean to children: paused with what waits for them, and cancelled if nothing does."""
-    if not run.children:
-        return []
-    after = run_after(run, entries)
+def passed_down(run: Run, after: Run, entries: list[Entry]) -> list[tuple[Child, Control]]:
+    """What `entries` mean to children: they are paused with what waits for them, or cancelled with it.
+
+    Args:
+        run: The state before.
+        after: The state with them.
+        entries: What leads from one to the other.
+    """
     answered = {
         place_of(entry.branch, entry.key)
         for entry in entries
@@ -66,22 +68,18 @@ def passed_down(run: Run, entries: list[Entry]) -> list[tuple[Child, Control]]:
     return asked
 
 
-def started(run: Run, entries: list[Entry]) -> list[str]:
+def started(after: Run, entries: list[Entry]) -> list[str]:
     """Places of the children that start with `entries`: asked for in them, and still wanted after them."""
     begun = [entry for entry in entries if isinstance(entry, OperationBegun) and entry.child is not None]
-    if not begun:
-        return []
-    after = run_after(run, entries)
     places = [place_of(entry.branch, entry.key) for entry in begun]
     return [place for place in places if place in after.children]
 
 
-def outcome(run: Run, entries: list[Entry]) -> Value | Failure | None:
-    """What a run that `entries` end leaves to the one that waits for it: its output, or a failure."""
-    after = run_after(run, entries)
+def outcome(after: Run) -> Value | Failure | None:
+    """What a run that is over leaves to the one that waits for it: its output, or a failure."""
     if after.status == "failed":
         return after.failure
     if after.cancel is not None:
         why = f": {after.cancel.reason}" if after.cancel.reason else ""
-        return Failure(CANCELLED, f"run {run.id!r} was cancelled{why}", (CANCELLED,))
+        return Failure(CANCELLED, f"run {after.id!r} was cancelled{why}", (CANCELLED,))
     return after.output

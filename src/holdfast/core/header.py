@@ -16,8 +16,11 @@ from holdfast.core.entries import (
     Entry,
     Moved,
     Operated,
+    OperationBegun,
     OperationCompleted,
     OperationFailed,
+    OperationRetried,
+    Reported,
     RetryScheduled,
     RunCompleted,
     RunStarted,
@@ -58,6 +61,7 @@ class Header(msgspec.Struct, frozen=True, gc=False):
 
 _MOVES = (StepCompleted, SleepEnded, SignalReceived)
 _COMPLETES = (*_MOVES, OperationCompleted, OperationFailed)
+_ONGOING = (OperationBegun, OperationCompleted, OperationRetried, Reported)
 _OPERATING = frozenset({"active", "suspended"})
 _NEXT_STEP = Header("running", 0, None, completes=True)
 _FIRST_STEP = Header("running", 0)
@@ -110,11 +114,19 @@ def _often(run: Run, entries: list[Entry]) -> Header | None:
             return _COMPLETED
     elif type(first) is RunStarted and len(entries) == 1 and _is_task(first.arrivals):
         return _FIRST_STEP
-    elif type(first) is OperationCompleted and len(entries) == 1 and run.pause is None and not run.paused:
-        # Whoever makes an attempt goes on with what the operation gave.
-        is_attempting = run.branches[first.branch].status in _OPERATING
-        return _NEXT_STEP if is_attempting else None
+    elif isinstance(first, _ONGOING) and run.pause is None and not run.paused:
+        return _operating(run, entries)
     return None
+
+
+def _operating(run: Run, entries: list[Entry]) -> Header | None:
+    """Whoever makes an attempt goes on with what operations gave, or asks for the next ones."""
+    completes = False
+    for entry in entries:
+        if not isinstance(entry, _ONGOING) or run.branches[entry.branch].status not in _OPERATING:
+            return None
+        completes |= type(entry) is OperationCompleted
+    return _NEXT_STEP if completes else _FIRST_STEP
 
 
 def _is_task(arrivals: tuple[Arrival, ...]) -> bool:
@@ -139,12 +151,12 @@ def _copied(run: Run, entries: list[Entry]) -> Run:
 
 
 def _copy_operations(branch: Branch, entries: list[Entry]) -> None:
-    """Only those that are not done, or that an entry names, can change."""
+    """Only those that an entry names can change, and by what is more than that those that are not done."""
     branch.operations = dict(branch.operations)
-    named = {
-        entry.key for entry in entries if isinstance(entry, Operated) and not isinstance(entry, StepSuspended)
-    }
-    changing = {each.key for each in pending(branch)} | (named & branch.operations.keys())
+    named = {each.key for each in entries if isinstance(each, Operated) and not isinstance(each, StepSuspended)}
+    changing = named & branch.operations.keys()
+    if not all(isinstance(each, _ONGOING) for each in entries):
+        changing |= {each.key for each in pending(branch)}
     for key in changing:
         operation = branch.operations[key] = copy.copy(branch.operations[key])
         operation.budgets = dict(operation.budgets)

@@ -18,6 +18,7 @@
     |   `-- TaskError            the run ended without an output: `.failure` says why
     |-- OperationError           raised *inside durable functions*: catch it, or let the step fail of it
     |   |-- StepError
+    |   |   `-- StepTimeoutError     also a TimeoutError
     |   |-- ChildError
     |   `-- SignalTimeoutError       also a TimeoutError
     |-- OperationCancelledError  in the list of `ctx.map`, for an item that was not needed any more
@@ -43,6 +44,7 @@ from holdfast.errors.operations import (
     OperationError,
     SignalTimeoutError,
     StepError,
+    StepTimeoutError,
 )
 from holdfast.errors.root import DefinitionError, HoldfastError, Problem, UsageError, WorkflowError
 from holdfast.errors.runs import (
@@ -97,6 +99,7 @@ __all__ = [
     "SignalLimitError",
     "SignalTimeoutError",
     "StepError",
+    "StepTimeoutError",
     "StoreConnectError",
     "StoreError",
     "StoreOpenError",

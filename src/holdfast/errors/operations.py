@@ -41,6 +41,12 @@ class StepError(OperationError):
     code = "step"
 
 
+class StepTimeoutError(StepError, TimeoutError):
+    """A step of a durable function was not done in time, or the function itself has cut it off."""
+
+    code = "step_timeout"
+
+
 class ChildError(OperationError):
     """A child run has failed, or was cancelled."""
 

@@ -116,5 +116,7 @@ class Bodies:
 
     def drop(self) -> None:
         """Forget them: they are cancelled."""
+        for body in self._live.values():
+            body.drop()
         self._live.clear()
         self._fresh.clear()

@@ -12,7 +12,6 @@ import math
 from collections.abc import Generator, Mapping
 
 from holdfast.codecs import json as codec
-from holdfast.core.children import Awaited
 from holdfast.core.effects import StartAttempt
 from holdfast.core.entries import (
     DELETED,
@@ -47,7 +46,7 @@ from holdfast.runtime.bindings import BoundStep
 from holdfast.runtime.context import DURABLE, DurableContext
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.runtime.scopes import SCOPE_NOW, Scope, Unwinding
-from holdfast.runtime.starts import Definable, failure_at_birth
+from holdfast.runtime.starts import failure_at_birth
 from holdfast.runtime.surroundings import Continued, Surroundings
 from holdfast.stores.records import NewRun
 
@@ -58,6 +57,7 @@ class Body:
     Attributes:
         running: How many of its scopes run code; those that wait for what is recorded do not.
         unsent: Variables set in the body itself since the last entry.
+        is_dropped: Whether the run is not driven here any more: nothing is recorded, and nothing begins.
     """
 
     def __init__(self, around: Surroundings, at: StartAttempt) -> None:
@@ -71,7 +71,10 @@ class Body:
         self.unsent: dict[str, bytes] = {}
         self.place = (at.branch, at.step, at.visit, at.attempt)
         self._loop = asyncio.get_running_loop()
-        self._events: list[OperationSucceeded] = []
+        self.is_dropped = False
+        self._events: list[OperationSucceeded | OperationRaised] = []
+        self._unwritten: set[str] = set()
+        self._writing: list[asyncio.Future[None]] = []
         self._ending: AttemptEnded | Continued | None = None
         self._committed: dict[str, asyncio.Future[None]] = {}
         self._awaited: dict[str, asyncio.Future[None]] = {}
@@ -114,10 +117,18 @@ class Body:
 
     def check_passed(self, scope: Scope, found: str) -> None:
         """See `Owner`."""
-        if self._left:
-            for path, operations in self._recorded.items():
-                if path.startswith(scope.path):
-                    raise self.diverge(f"{operations[0].kind} {operations[0].key}", found)
+        if not self._left:
+            return
+        passed = [each for path, each in self._recorded.items() if path.startswith(scope.path)]
+        around = scope.parent
+        while around is not None:
+            # Beside what is open there now, nothing is to come before whatever is new.
+            beside = [path for path in self._recorded if path.startswith(around.path)]
+            passed += [around.rest] if around.rest else []
+            passed += [self._recorded[path] for path in beside if not path.startswith(around.open)]
+            around = around.parent
+        if passed:
+            raise self.diverge(f"{passed[0][0].kind} {passed[0][0].key}", found)
 
     def abandon(self, path: str) -> None:
         """See `Owner`."""
@@ -133,10 +144,7 @@ class Body:
 
     def consider(self) -> None:
         """Put the body away if nothing of it runs, and nothing that it waits for is near."""
-        waiting = [*self._awaited.values(), *self._stopped]
-        if self.running or self._ending is not None or not waiting or not self.driver.is_settled:
-            return
-        if any(future.done() for future in waiting):
+        if not self.is_waiting or self._ending is not None or not self.driver.is_settled:
             return
         must_stop = self.driver.must_stop(self.branch)
         if self._stopped and not must_stop:
@@ -156,19 +164,32 @@ class Body:
 
     async def record(self, event: Operating) -> None:
         """Hand over an event, and what was to be recorded with the next one; return when it is committed."""
-        if self._ending is not None:
-            raise Unwinding
+        self._check_alive()
         future = self._committed[event.key] = self._loop.create_future()
         self.driver.operate([*self.take_events(), *self.around.reports.rest(self.at.branch, event.key), event])
         await future
+        if event.key not in self.branch.operations:
+            raise asyncio.CancelledError  # its scope was closed before, or together with it
+
+    def _check_alive(self) -> None:
+        if self.is_dropped:
+            raise asyncio.CancelledError
+        if self._ending is not None:
+            raise Unwinding
 
     def record_later(self, key: str, kind: OperationKind, output: bytes) -> None:
         """Record the output of an operation together with whatever comes next, before any step begins."""
         self._events.append(OperationSucceeded(*self.place, key, kind, output, self.take_sets()))
 
+    def fail_later(self, key: str, failure: Failure) -> None:
+        """Record that a step has failed for good together with whatever comes next."""
+        raised = OperationRaised(*self.place, key, "step", failure, (), 0.0, self.take_sets())
+        self._events.append(raised)
+
     def take_events(self) -> list[Event]:
         """What was to be recorded with the next event."""
         events, self._events = self._events, []
+        self._unwritten.update(event.key for event in events)
         return list(events)
 
     async def request(
@@ -184,12 +205,6 @@ class Body:
     async def fail(self, key: str, kind: OperationKind, failure: Failure) -> None:
         """Record that an operation has failed for good."""
         await self.record(OperationRaised(*self.place, key, kind, failure, (), 0.0, self.take_sets()))
-
-    async def new_child(self, key: str, target: Definable | str, value: object, *, detach: bool) -> NewRun:
-        """A run of another workflow, that nobody knows of yet; see `Context.child`."""
-        awaited = Awaited(self.at.branch, self.at.step, self.at.visit, key)
-        position = self.driver.run.position
-        return await self.host.new_child(self.driver.record, awaited, position, target, value, detach=detach)
 
     async def start_child(self, key: str, new: NewRun, *, detach: bool) -> None:
         """Start a run with the entry that records it."""
@@ -215,18 +230,23 @@ class Body:
 
     async def done(self, key: str) -> Operation:
         """The operation, once it is done."""
-        while (operation := self.branch.operations[key]).status in PENDING:
+        while (operation := self.branch.operations.get(key)) is not None and operation.status in PENDING:
             await self.block(key)
+        if operation is None:
+            raise asyncio.CancelledError  # its scope was closed
         return operation
 
     async def may_begin(self) -> None:
         """Return when a step may begin: all before it is committed, and nobody wants the body to stop."""
         while True:
+            self._check_alive()
             if self._events:
-                last = self._events[-1]
-                future = self._committed[last.key] = self._loop.create_future()
                 self.driver.operate(self.take_events())
+            if self._unwritten:
+                future = self._loop.create_future()
+                self._writing.append(future)
                 await future
+                continue
             if not self.driver.is_reading and not self.driver.must_stop(self.branch):
                 return
             future = self._loop.create_future()
@@ -256,8 +276,10 @@ class Body:
     @property
     def is_waiting(self) -> bool:
         """Whether it waits for what is recorded elsewhere, or for time."""
+        if self.running:
+            return False
         waiting = [*self._awaited.values(), *self._stopped]
-        return not self.running and bool(waiting) and not any(future.done() for future in waiting)
+        return bool(waiting) and not any(future.done() for future in waiting)
 
     def wake(self, key: str) -> None:
         """Look again at an operation that is waited for."""
@@ -268,15 +290,30 @@ class Body:
         if isinstance(entry, StepSuspended | Reported):
             return
         _resolve(self._committed.pop(entry.key, None))
+        self._unwritten.discard(entry.key)
+        if not self._unwritten:
+            self._written()
         if isinstance(entry, OperationCompleted | OperationFailed):
             _resolve(self._awaited.get(entry.key))
 
     def settled(self) -> None:
-        """Nothing is on its way in the driver."""
+        """Nothing is on its way in the driver: what it was given and did not record meant nothing any more."""
+        for future in self._committed.values():
+            _resolve(future)
+        self._committed.clear()
+        self._unwritten.clear()
+        self._written()
         if self._stopped and not self.driver.must_stop(self.branch):
             for future in self._stopped:
                 _resolve(future)
         self.consider()
+
+    def drop(self) -> None:
+        """The run is not driven here any more: whatever waits here is cancelled, and nothing more is taken."""
+        self.is_dropped = True
+        waiting = [*self._committed.values(), *self._awaited.values(), *self._stopped, *self._writing]
+        for future in waiting:
+            future.cancel()
 
     # Its life.
 
@@ -301,18 +338,14 @@ class Body:
     def _ended(self, scope: Scope, event: AttemptSucceeded | AttemptFailed) -> AttemptEnded:
         """The outcome, with what belongs to it; raises `Unwinding` if more is recorded than was asked for."""
         if isinstance(event, AttemptSucceeded):
-            self._check_end(scope, "its end")
+            scope.check("its end")
             # What an attempt before this one has set, and this one has not, is as it was.
             before = self.branch.variables
             undone = {name: before.get(name, DELETED) for name in self.branch.sets if name not in scope.sets}
             return AttemptSucceeded(*self.place, event.output, {**self.take_sets(), **undone})
         if event.failure.type != TIMEOUT and self._ending is None:
-            self._check_end(scope, event.failure.summary())
+            scope.check(event.failure.summary())
         return event
-
-    def _check_end(self, scope: Scope, found: str) -> None:
-        scope.end(found)
-        self.check_passed(scope, found)
 
     def take_sets(self) -> Mapping[str, bytes]:
         """Variables to go with the next entry."""
@@ -336,13 +369,21 @@ class Body:
         finally:
             del self._awaited[key]
 
+    def _written(self) -> None:
+        """All values that were handed over are recorded."""
+        for future in self._writing:
+            _resolve(future)
+        self._writing.clear()
+
     async def _until(self, future: asyncio.Future[None]) -> None:
         self.running -= 1
         self.consider()
+        self.driver.note_slot()
         try:
             await future
         finally:
             self.running += 1
+            self.driver.note_slot()
             if future in self._stopped:
                 self._stopped.remove(future)
 

@@ -112,7 +112,7 @@ def _known(fn: Callable[..., Any]) -> Call:
 
 def _read(target: Callable[..., Any]) -> Call:
     own = as_task(target)
-    fn = innermost(target)
+    fn = innermost(own)
     try:
         hints = hints_of(fn)
     except (NameError, TypeError):
@@ -121,7 +121,7 @@ def _read(target: Callable[..., Any]) -> Call:
         own.name,
         fn,
         is_coroutine_function(fn),
-        takes_context(fn, hints),
+        own.takes_context or takes_context(fn, hints),
         importable(fn) if own.executor == "process" else None,
         own.timeout_ms,
         own.retry,

@@ -10,6 +10,7 @@ from holdfast.core.children import Awaited, outcome
 from holdfast.core.effects import StartAttempt
 from holdfast.core.entries import Entry, Failure, RunCompleted
 from holdfast.core.events import AttemptFailed
+from holdfast.core.header import run_after
 from holdfast.core.run import Run
 from holdfast.definition.task import Task, check_name, is_coroutine_function
 from holdfast.definition.workflow import Completion, FollowUp
@@ -48,7 +49,7 @@ class Hook:
     async def ask(self, run: Run, entries: list[Entry]) -> None:
         """Call it, with the output that the run will have after `entries`."""
         workflow, record = self._bound.workflow, self._record
-        output = outcome(run, entries)
+        output = outcome(run_after(run, entries))
         given = None if output is None or isinstance(output, Failure) else codec.flatten(output)
         said = Completion(
             run_id=record.id,

@@ -26,7 +26,7 @@ from holdfast.errors import (
 from holdfast.ports import Ids
 from holdfast.runtime import reads
 from holdfast.runtime.folds import UNREADABLE, fold
-from holdfast.runtime.inbox import CONTROLS, SIGNAL, control_of
+from holdfast.runtime.inbox import CONTROLS, OUTCOME, SIGNAL, control_of
 from holdfast.runtime.limits import PENDING_SIGNALS_MAX
 from holdfast.runtime.patience import until_answered
 from holdfast.runtime.relatives import KINDS, cancelled_outcome, with_relatives
@@ -186,7 +186,7 @@ class Controls:
         read: int | None,
     ) -> Append:
         # A signal that is there may be what a branch waits for that goes on now: then the run is due.
-        has_signals = any(row.kind == SIGNAL for row in inbox) and header.status not in ENDED
+        has_signals = any(row.kind in {SIGNAL, OUTCOME} for row in inbox) and header.status not in ENDED
         return Append(
             record.key,
             record.epoch,

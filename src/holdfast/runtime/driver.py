@@ -144,7 +144,7 @@ class Driver:
         self._sent = None
         self.is_dropped = True
         self._facts.is_stopped = True
-        self._note_slot()
+        self.note_slot()
 
     # What the tasks of branches and their bodies need (`branches.Leader`).
 
@@ -340,7 +340,7 @@ class Driver:
             self._timers.arm(effect)
         else:
             self._branches.begin(effect)
-            self._note_slot()
+            self.note_slot()
 
     def _fire(self, effect: ArmTimer) -> None:
         then = effect.then
@@ -361,7 +361,7 @@ class Driver:
         is_free = not (self._host.is_draining or self.is_dropped or effect.branch in self._branches.live)
         if is_free and may_begin(self.run, effect):
             self._branches.begin(effect)
-            self._note_slot()
+            self.note_slot()
 
     def _may_park(self, header: Header) -> bool:
         """Whether a suspended run should be given back: nothing runs, and nothing is due soon."""
@@ -371,7 +371,7 @@ class Driver:
 
     def _idle(self) -> None:
         """Nothing runs: free the slot, and give the run back if nothing is due soon."""
-        self._note_slot()
+        self.note_slot()
         if self._host.is_draining:
             self._host.occupy(0)
             return
@@ -379,8 +379,9 @@ class Driver:
         if header.status != "running" and self._may_park(header):
             self._submit([], header, [])
 
-    def _note_slot(self) -> None:
-        if bool(self._branches.live) is not self._occupies:
+    def note_slot(self) -> None:
+        """See `Driving`."""
+        if bool(self._branches.running) is not self._occupies:
             self._occupies = not self._occupies
             self._host.occupy(1 if self._occupies else -1)
 

@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any, TypeVar, Unpack, overload
 
 from holdfast.codecs import json as codec
+from holdfast.core.children import Awaited
 from holdfast.core.entries import Wait
 from holdfast.definition.duration import Duration
 from holdfast.definition.flow import Flow
+from holdfast.definition.policies import TIMEOUT
 from holdfast.definition.step import Sleep, WaitSignal
 from holdfast.definition.task import check_name
 from holdfast.definition.workflow import Workflow
@@ -20,6 +22,7 @@ from holdfast.errors import (
     OperationCancelledError,
     SignalTimeoutError,
     StepError,
+    StepTimeoutError,
     UsageError,
 )
 from holdfast.runtime.attempting import attempted
@@ -81,7 +84,8 @@ class Context(Facts):
             What `fn` returned, encoded and decoded by its annotation, also the first time.
 
         Raises:
-            StepError: It failed and its retries are used up; recorded as well.
+            StepError: It failed and its retries are used up; recorded as well. `StepTimeoutError` where its time
+                was up.
             UsageError: It cannot be called so, or not from here; nothing was recorded.
         """
         scope = current_scope(self._body, "ctx.step")
@@ -97,7 +101,8 @@ class Context(Facts):
         if operation is None or operation.status == "backoff":
             operation = await attempted(self._body, key, invocation, call.retry)
         if operation.failure is not None and operation.status == "failed":
-            raise StepError(operation=key, failure=operation.failure)
+            is_late = operation.failure.type == TIMEOUT
+            raise (StepTimeoutError if is_late else StepError)(operation=key, failure=operation.failure)
         return call.decode_output(operation.output)
 
     async def sleep(
@@ -173,8 +178,11 @@ class Context(Facts):
         label = target if name is None else check_name(name, what="name of a child")
         key, operation = scope.ask("child", label, may_be_missing=True)
         if operation is None:
-            new = await self._body.new_child(key, workflow, input, detach=detach)
-            scope.end(f"child {key}")
+            body = self._body
+            awaited = Awaited(body.at.branch, body.at.step, body.at.visit, key)
+            record, position = body.driver.record, body.driver.run.position
+            new = await body.host.new_child(record, awaited, position, workflow, input, detach=detach)
+            scope.check(f"child {key}")
             await self._body.start_child(key, new, detach=detach)
         operation = await self._body.done(key)
         if operation.failure is not None:
@@ -202,7 +210,7 @@ class Context(Facts):
                 value: object = fn()
                 if inspect.isawaitable(value):
                     value = await value
-            scope.end(f"record {name}")
+            scope.check(f"record {name}")
             await self._body.succeed(name, "record", codec.encode(value))
             operation = self._body.branch.operations[name]
         given: R = codec.decoder(type)(operation.output)
@@ -218,7 +226,7 @@ class Context(Facts):
         Returns:
             What they returned, in their order.
         """
-        scope = current_scope(self._body, "ctx.gather")
+        scope = self._scope_for("ctx.gather", parts)
         results = await self._run(scope, "gather", parts, never if return_exceptions else any_failed)
         if not return_exceptions:
             for each in results:
@@ -232,7 +240,7 @@ class Context(Facts):
         Returns:
             What the first returned, or raises what it raised. Which one that was is recorded.
         """
-        scope = current_scope(self._body, "ctx.race")
+        scope = self._scope_for("ctx.race", parts)
         if not parts:
             raise UsageError(what="ctx.race has nobody to run", fix="give it one coroutine at least")
         results = await self._run(scope, "race", parts, any_ended)
@@ -269,6 +277,7 @@ class Context(Facts):
         listed = list(items)
         enough = len(listed) if min_completed is None else min_completed
         failed_max = max(len(listed) - enough, 0) if failures_max is None else failures_max
+        needed = len(listed) - failed_max if min_completed is None else min_completed
         _check_bounds(concurrency, enough, failed_max)
         call = call_of(fn, {})
         parts = [partial(self._mapped, call, fn, item) for item in listed]
@@ -277,7 +286,7 @@ class Context(Facts):
             enough_of, limit=concurrency or len(parts) or 1
         )
         errors = [each.error for each in results if each is not None and each.error is not None]
-        if errors and (len(errors) > failed_max or len(listed) - len(errors) < enough):
+        if errors and (len(errors) > failed_max or len(listed) - len(errors) < needed):
             raise errors[0]
         return [
             OperationCancelledError(operation=f"item {number}") if each is None else each.error or each.value
@@ -300,7 +309,9 @@ class Context(Facts):
                 what="ctx.continue_as_new was called while other parts of the run are open",
                 fix="call it where nothing else runs",
             )
-        raise self._body.continue_as_new(self._body.host.encode_input(self.task.workflow, input))
+        payload = self._body.host.encode_input(self.task.workflow, input)
+        scope.check("continue_as_new")
+        raise self._body.continue_as_new(payload)
 
     async def _run(
         self,
@@ -313,14 +324,26 @@ class Context(Facts):
         try:
             return await Parts(self._body, scope, name, parts).run(is_enough, limit=len(parts) or 1)
         finally:
-            for part in given:
-                if isinstance(part, Coroutine):
-                    part.close()  # one that did not run again; nothing for the others
+            _close(given)  # those that did not run again; nothing for the others
+
+    def _scope_for(self, what: str, given: Sequence[Awaitable[Any]]) -> Scope:
+        try:
+            return current_scope(self._body, what)
+        except BaseException:
+            _close(given)
+            raise
 
     async def _mapped(self, call: Call, fn: Callable[..., Any], item: object) -> Any:
         if call.takes_context:
             return await call.fn(self, item)
         return await self.step(fn, item)
+
+
+def _close(given: Sequence[Awaitable[Any]]) -> None:
+    """Do not run what was not run: Python would warn of it."""
+    for part in given:
+        if isinstance(part, Coroutine):
+            part.close()
 
 
 async def _awaited(part: Awaitable[T]) -> T:

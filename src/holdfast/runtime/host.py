@@ -129,6 +129,10 @@ class Driving(Protocol):
         """Whether nothing new may begin there: it is paused, or this worker is about to stop."""
         ...
 
+    def note_slot(self) -> None:
+        """The body waits, or runs again."""
+        ...
+
     def operate(self, events: list[Event]) -> None:
         """Decide these events with the next commit."""
         ...

@@ -15,18 +15,27 @@ from holdfast.core.entries import (
     Control,
     Entry,
     Failure,
+    OperationBegun,
     OperationCompleted,
+    OperationFailed,
+    OperationRetried,
     Paused,
+    Reported,
     RunCancelled,
+    StepSuspended,
     Unpaused,
 )
 from holdfast.core.header import run_after
 from holdfast.core.run import OVER, Run, place_of, split_place
 from holdfast.runtime.inbox import OUTCOME
-from holdfast.stores.records import Append, Message, NewRun, RunRecord
+from holdfast.stores.records import WAKES, Append, Message, NewRun, RunRecord
 
 KINDS: Mapping[type[Control], str] = {Paused: "pause", Unpaused: "unpause", RunCancelled: "cancel"}
 """What a message is called that asks for a control; its payload is the encoded entry that is wanted."""
+
+
+_INNER = OperationBegun | OperationCompleted | OperationFailed | OperationRetried | StepSuspended | Reported
+"""Entries that take no child away from who waits for it, but by its outcome."""
 
 
 def with_relatives(
@@ -41,27 +50,33 @@ def with_relatives(
         entries: The same, decoded.
         new: Runs that its bodies want to start, by the places that ask for them.
     """
+    begins = bool(new) and any(isinstance(e, OperationBegun | OperationCompleted) for e in entries)
+    answers = record.parent_key is not None and append.status in OVER
+    concerns = bool(run.children) and not all(isinstance(e, _INNER) for e in entries)
+    if not (begins or answers or concerns):
+        return append
+    after = run_after(run, entries)
+    asked = passed_down(run, after, entries) if concerns else []
     messages = [
         _control(record, append.position, number, child, control)
-        for number, (child, control) in enumerate(passed_down(run, entries))
+        for number, (child, control) in enumerate(asked)
     ]
-    if record.parent_key is not None and append.status in OVER:
-        messages.append(_outcome(record, outcome(run, entries)))
-    children = _children(run, entries, new) if new else ()
+    if answers:
+        messages.append(_outcome(record, outcome(after)))
+    children = _children(after, entries, new) if begins else ()
     if not messages and not children:
         return append
     return msgspec.structs.replace(append, messages=tuple(messages), children=children)
 
 
-def _children(run: Run, entries: list[Entry], new: Mapping[str, NewRun]) -> tuple[NewRun, ...]:
-    children = [_paused_with(new[place], run, entries, place) for place in started(run, entries)]
+def _children(after: Run, entries: list[Entry], new: Mapping[str, NewRun]) -> tuple[NewRun, ...]:
+    children = [_paused_with(new[place], after, place) for place in started(after, entries)]
     detached = [place_of(e.branch, e.key) for e in entries if isinstance(e, OperationCompleted)]
     return (*children, *(new[place] for place in detached if place in new))
 
 
-def _paused_with(new: NewRun, run: Run, entries: list[Entry], place: str) -> NewRun:
+def _paused_with(new: NewRun, after: Run, place: str) -> NewRun:
     """The child, paused from its start if what waits for it is."""
-    after = run_after(run, entries)
     pause = after.pause or after.branches[split_place(place)[0]].pause
     if pause is None:
         return new
@@ -98,4 +113,6 @@ def _control(record: RunRecord, position: int, number: int, child: Child, contro
         kind=KINDS[type(control)],
         id=f"{record.key}/{record.incarnation}/{position}/{number}",
         payload=encode_entry(control),
+        # Also a run that nobody can drive is cancelled.
+        wakes=(*WAKES, "blocked") if isinstance(control, RunCancelled) else WAKES,
     )

@@ -27,6 +27,7 @@ class Owner(Protocol):
 
     running: int
     unsent: dict[str, bytes]
+    is_dropped: bool
 
     @property
     def is_ending(self) -> bool:
@@ -79,9 +80,21 @@ class Scope:
         task: The only one that may ask for operations here.
         parent: The scope that waits for it.
         sets: Variables set here: `DELETED` for one that is gone.
+        open: In front of the keys of the parallel work that is under way here.
     """
 
-    __slots__ = ("_body", "_counts", "_index", "_recorded", "is_closed", "parent", "path", "sets", "task")
+    __slots__ = (
+        "_body",
+        "_counts",
+        "_index",
+        "_recorded",
+        "is_closed",
+        "open",
+        "parent",
+        "path",
+        "sets",
+        "task",
+    )
 
     def __init__(self, body: Owner, path: str, parent: "Scope | None") -> None:
         """Begins in the current task."""
@@ -90,6 +103,7 @@ class Scope:
         self.task = asyncio.current_task()
         self.sets: dict[str, bytes] = {}
         self.is_closed = False
+        self.open = path
         self._body = body
         self._recorded = body.recorded(path)
         self._index = 0
@@ -98,8 +112,7 @@ class Scope:
     def number(self, name: str) -> str:
         """The key of the next thing here that has this name."""
         count = self._counts[name] = self._counts.get(name, 0) + 1
-        label = name if name.isidentifier() else _escaped(name)
-        return f"{self.path}{label}#{count}"
+        return f"{self.path}{_label(name)}#{count}"
 
     def ask(
         self, kind: OperationKind, name: str, *, may_be_missing: bool = False
@@ -107,21 +120,49 @@ class Scope:
         """The key of the operation that comes next, and what is recorded of it, if that is so already.
 
         One that `may_be_missing` has perhaps failed before, which is not recorded, and others were recorded
-        after it. If it does not fail now, `end` is to be called before it has any effect.
+        after it. If it does not fail now, `check` is to be called before it has any effect.
         """
         key = self.number(name)
         index = self._index
         if index < len(self._recorded):
             expected = self._recorded[index]
             if expected.key != key or expected.kind != kind:
+                if may_be_missing and self._skips(expected, kind, name):
+                    return expected.key, expected
                 if may_be_missing and self._body.known(key) is None:
                     return key, None
                 raise self._body.diverge(_named(expected), f"{kind} {key}")
             self._index = index + 1
             self._body.replayed()
             return key, expected
-        self._body.check_passed(self, f"{kind} {key}")
+        if not may_be_missing:
+            self._body.check_passed(self, f"{kind} {key}")
         return key, None
+
+    def _skips(self, expected: Operation, kind: OperationKind, name: str) -> bool:
+        """Whether what comes next is a record of that name, after others that failed: it is given at once."""
+        label, _, count = expected.key.rpartition("#")
+        is_later = kind == "record" == expected.kind and label == self.path + _label(name)
+        if is_later and int(count) > self._counts[name]:
+            self._counts[name] = int(count)
+            self._index += 1
+            self._body.replayed()
+            return True
+        return False
+
+    @property
+    def rest(self) -> list[Operation]:
+        """What is recorded here and was not asked for yet."""
+        return self._recorded[self._index :]
+
+    def is_of(self, body: Owner) -> bool:
+        """Whether it is a scope of that body."""
+        return self._body is body
+
+    def check(self, found: str) -> None:
+        """Nothing may be recorded, here or within, that was not asked for: raises `Unwinding` if there is."""
+        self.end(found)
+        self._body.check_passed(self, found)
 
     def set(self, sets: Mapping[str, bytes]) -> None:
         """Set variables here, and where the scope is the body itself, with the next entry."""
@@ -159,8 +200,15 @@ def current_scope(body: Owner, what: str) -> Scope:
         Unwinding: The body is being put away.
     """
     scope = SCOPE_NOW.get()
+    if body.is_dropped:
+        raise asyncio.CancelledError
     if body.is_ending:
         raise Unwinding
+    if scope is not None and not scope.is_of(body):
+        raise UsageError(
+            what=f"{what} was called on the context of another function, or of one that is over",
+            fix="use the context that this function was given",
+        )
     if scope is None or scope.task is not asyncio.current_task():
         inside = "inside a step" if scope is None else "in a task that the workflow does not own"
         raise UsageError(
@@ -209,10 +257,12 @@ class Parts:
         wanted = range(len(self._parts)) if known is None else known.ended
         self._body.running -= 1
         self._is_away = True
+        self._scope.open = self._key + SEPARATOR
         try:
             async with asyncio.TaskGroup() as tasks:
                 await self._run(tasks, iter(wanted), is_enough if known is None else never, limit)
         finally:
+            self._scope.open = self._scope.path
             self._come_back()
             # What was cancelled has ended by now.
             self._body.running -= len(self._live)
@@ -332,5 +382,7 @@ def _named(operation: Operation) -> str:
     return f"{operation.kind} {operation.key}"
 
 
-def _escaped(name: str) -> str:
+def _label(name: str) -> str:
+    if name.isidentifier():
+        return name
     return name.replace("%", "%25").replace(SEPARATOR, "%2F").replace("#", "%23")

@@ -194,7 +194,7 @@ def child_of(
     detach: bool,
 ) -> NewRun:
     """A run that another one starts, with an id made of that one's, the operation, and where its journal is."""
-    parts = (record.id, record.incarnation, *msgspec.structs.astuple(awaited), position)
+    parts = (record.key, record.id, record.incarnation, *msgspec.structs.astuple(awaited), position)
     digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:CHILD_DIGEST_CHARACTERS]
     room = NAME_MAX_BYTES - len(digest) - 1
     readable = f"{record.id}/{awaited.key}".encode()[:room].decode("utf-8", "ignore")

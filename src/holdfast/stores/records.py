@@ -39,6 +39,10 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     parent_step: bytes | None = None
 
 
+WAKES = ("pending", "running", "suspended", "paused")
+"""Statuses of runs that go on when they get a message."""
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """Something for a run's inbox, first in first out.
 
@@ -60,7 +64,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     run_id: str = ""
     incarnation: int | None = None
-    wakes: tuple[str, ...] = ("pending", "running", "suspended", "paused")
+    wakes: tuple[str, ...] = WAKES
 
 
 ENDED = OVER
