@@ -27,8 +27,8 @@ fix: .venv/.dev                ## whatever the tools can mend by themselves
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/.dev              ## durable steps per second and waiting runs, beside the bare store
-	@status=0; for bench in steps waiting; do \
+bench: .venv/.dev              ## durable steps, waiting runs and durable functions, beside the bare store
+	@status=0; for bench in steps waiting functions; do \
 		$(BIN)/python bench/bench_$$bench.py || status=1; \
 	done; exit $$status
 

@@ -1,11 +1,17 @@
-"""`holdfast resume` of blocked runs, and `holdfast run --on-conflict`, as users meet them (rows 48, 51, 54)."""
+"""`holdfast resume` of blocked runs, and `holdfast run --on-conflict`, as users meet them.
+
+Rows 48, 51, and 54 to 56: durable functions whose code has changed are among them.
+"""
 
 import json
+import re
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -183,3 +189,208 @@ def test_a_run_in_memory_that_waits_for_others_is_told_that_nobody_can_come(tmp_
     assert (result.returncode, result.stdout) == (2, "")
     assert "waits for signal 'ok'" in result.stderr
     assert "give --db" in result.stderr
+
+
+# a durable function whose code changes between two processes (rows 55, 56, section 6)
+
+ORDER = """
+from holdfast import Context, workflow
+
+
+def reserve(x: int) -> int:
+    return x + 1
+
+
+def charge(x: int) -> int:
+    return x * 10
+
+
+def ship(x: int) -> int:
+    return x
+
+
+def check(x: int) -> int:
+    return x
+
+
+@workflow
+async def order(ctx: Context, x: int) -> int:
+    held = await ctx.step(reserve, x)
+    ctx.set("held", held)
+    paid = await ctx.step(charge, held)
+    await ctx.wait_signal("packed")
+    return await ctx.step(ship, paid)
+"""
+CHANGED = ORDER.replace("    paid =", "    await ctx.step(check, held)\n    paid =")
+MENDED = ORDER.replace(
+    "    paid =", "    if ctx.patched('check'):\n        await ctx.step(check, held)\n    paid ="
+).replace("return await ctx.step(ship, paid)", "return await ctx.step(ship, paid) + 1")
+EXPECTED = "expected step charge#1, and found step check#1"
+
+
+def deployed(folder: Path, code: str) -> None:
+    """Put this code in the place of what was there, whatever Python has kept of it."""
+    (folder / "orders.py").write_text(code)
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a run whose code was changed while it waited, before a worker went on with it; to look at only."""
+    folder = tmp_path_factory.mktemp("diverged")
+    deployed(folder, ORDER)
+    with going_on(folder, "run", "orders:order", "--input", "1", "--id", "o-1", *DB) as process:
+        wait_until(lambda: (folder / "runs.db").exists() and shown(folder)["status"] == "suspended")
+        process.terminate()
+        process.wait(DEADLINE_S)
+    deployed(folder, CHANGED)
+    assert holdfast(folder, "signal", "o-1", "packed", *DB).returncode == 0
+    with going_on(folder, "worker", "orders", *DB) as worker:
+        wait_until(lambda: shown(folder)["status"] == "blocked")
+        worker.terminate()
+        assert worker.wait(DEADLINE_S) == 0
+    return folder
+
+
+@pytest.fixture
+def diverging(diverged: Path, tmp_path: Path) -> Path:
+    """A copy of that."""
+    return Path(shutil.copytree(diverged, tmp_path / "copy"))
+
+
+def shown(folder: Path) -> Any:  # noqa: ANN401 - JSON
+    result = holdfast(folder, "show", "o-1", *DB, "--json")
+    return json.loads(result.stdout) if result.returncode == 0 else {"status": result.stderr}
+
+
+def test_a_run_whose_code_was_changed_is_shown_with_what_was_expected_and_found(diverged: Path) -> None:
+    document = shown(diverged)
+    assert document["failure"]["type"] == "definition_changed"
+    assert document["failure"]["step"] == "order"
+    assert EXPECTED in document["failure"]["message"]
+    main = document["branches"]["main"]
+    assert [(each["key"], each["output"]) for each in main["operations"]] == [
+        ("reserve#1", 2),
+        ("charge#1", 20),
+        ("packed#1", None),
+    ]
+    assert main["variables"] == {"held": 2}
+    assert document["waiting"] == []
+    assert document["journal"][-1]["kind"] == "RunBlocked"
+    text = holdfast(diverged, "show", "o-1", *DB).stdout
+    assert re.search(rf"failure +definition_changed in step 'order': .*{EXPECTED}", text)
+    assert re.search(
+        r"\n main +active +order +1 .*\n   reserve#1 .*\n   charge#1 +completed +1 +step, 20 ", text
+    )
+    assert re.search(rf"RunBlocked +main +order +definition_changed: .*{EXPECTED}", text)
+    assert "blocked: it cannot go on before that is mended" in text
+
+
+def test_a_run_whose_code_was_changed_says_who_must_act(diverged: Path) -> None:
+    text = holdfast(diverged, "explain", "o-1", *DB).stdout
+    assert text.startswith("blocked: step 'order' of branch 'main' expected step charge#1")
+    for word in ("deploy code that fits", "ctx.patched", "holdfast resume"):
+        assert word in text
+    assert [run["status"] for run in json.loads(holdfast(diverged, "list", *DB, "--json").stdout)] == [
+        "blocked"
+    ]
+
+
+def test_code_that_still_diverges_is_told_again(diverging: Path) -> None:
+    result = holdfast(diverging, "resume", "o-1", "orders", *DB)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "run o-1 blocked" in result.stderr
+    assert "type:    definition_changed" in result.stderr
+    assert EXPECTED in result.stderr
+    assert "Traceback" not in result.stderr
+    as_json = holdfast(diverging, "resume", "o-1", "orders", *DB, "--json")
+    failure = json.loads(as_json.stdout)["failure"]
+    assert (as_json.returncode, failure["type"]) == (1, "definition_changed")
+    assert EXPECTED in failure["message"]
+
+
+@pytest.mark.parametrize(("code", "output"), [(ORDER, "20"), (MENDED, "21")], ids=["as it was", "patched"])
+def test_a_run_goes_on_with_code_that_fits_what_is_recorded(diverging: Path, code: str, output: str) -> None:
+    deployed(diverging, code)
+    resumed = holdfast(diverging, "resume", "o-1", "orders", *DB)
+    assert (resumed.returncode, resumed.stdout) == (0, f"{output}\n"), resumed.stderr
+    document = shown(diverging)
+    assert (document["status"], document["failure"], document["output"]) == ("completed", None, int(output))
+    kinds = [each["kind"] for each in document["journal"]]
+    assert kinds.count("RunBlocked") == 1
+    assert kinds.count("OperationCompleted") == 4, "nothing that was recorded was done again"
+
+
+# children of what is run from the command line (row 56)
+
+PARENTS = """
+from holdfast import Context, Flow, task, workflow
+
+
+@workflow
+async def ships(ctx: Context, x: int) -> int:
+    return x + await ctx.wait_signal("truck")
+
+
+@workflow
+async def orders(ctx: Context, x: int) -> int:
+    return await ctx.child(ships, x)
+
+
+@workflow
+async def doubles(ctx: Context, x: int) -> int:
+    return await ctx.child("double", x)
+
+
+@workflow
+async def changes(ctx: Context, x: int) -> int:
+    global calls
+    calls += 1
+    if calls > 1:
+        await ctx.sleep(1, name="other")
+    await ctx.sleep(1.5)
+    return x
+
+
+calls = 0
+double = Flow("double").then(lambda x: 2 * x, name="twice")
+broken = Flow("broken").then(lambda x: x)
+"""
+
+
+def test_children_are_driven_with_the_run_that_starts_them(tmp_path: Path) -> None:
+    (tmp_path / "parents.py").write_text(PARENTS)
+    for place in ((), DB):
+        result = holdfast(tmp_path, "run", "parents:doubles", "--input", "4", *place)
+        assert (result.returncode, result.stdout) == (0, "8\n"), result.stderr
+
+
+def test_what_a_child_waits_for_is_told_to_whoever_waits_for_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "parents.py").write_text(PARENTS)
+    with going_on(tmp_path, "run", "parents:orders", "--input", "4", "--id", "o-1", *DB) as process:
+        wait_until(lambda: "waits for signal 'truck'" in (tmp_path / "stderr-run").read_text())
+        told = re.search(
+            r"run (o-1/ships#1-\w+): branch 'main' at step 'ships' waits",
+            stderr := (tmp_path / "stderr-run").read_text(),
+        )
+        assert told is not None, stderr
+        assert holdfast(tmp_path, "signal", told[1], "truck", "3", *DB).returncode == 0
+        assert process.communicate(timeout=DEADLINE_S)[0] == "7\n"
+
+
+def test_a_child_in_memory_that_waits_for_others_is_told_too(tmp_path: Path) -> None:
+    (tmp_path / "parents.py").write_text(PARENTS)
+    result = holdfast(tmp_path, "run", "parents:orders", "--input", "4")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "/ships#1-" in result.stderr
+    assert "waits for signal 'truck'" in result.stderr
+    assert "give --db" in result.stderr
+
+
+def test_code_that_does_not_do_the_same_twice_is_told(tmp_path: Path) -> None:
+    (tmp_path / "parents.py").write_text(PARENTS)
+    result = holdfast(tmp_path, "run", "parents:changes", "--input", "4", "--json")
+    assert result.returncode == 1
+    failure = json.loads(result.stdout)["failure"]
+    assert failure["type"] == "definition_changed"
+    assert "expected sleep sleep#1, and found sleep other#1" in failure["message"]

@@ -11,9 +11,26 @@ from typing import Any
 import msgspec
 import pytest
 
-from holdfast import Engine, Flow, Retry, task
+from holdfast import Context, Engine, Flow, Retry, task, workflow
+from holdfast.cli.entries import what
 from holdfast.codecs.entries import decode_entry, encode_entry
-from holdfast.core.entries import StepCompleted
+from holdfast.core.entries import (
+    Child,
+    Entry,
+    Failure,
+    OperationBegun,
+    OperationCompleted,
+    OperationFailed,
+    OperationRetried,
+    Reported,
+    RetryScheduled,
+    RunBlocked,
+    RunFailed,
+    ScopesClosed,
+    StepCompleted,
+    StepSuspended,
+    Wait,
+)
 from tests.cli_processes import DEADLINE_S, command, environment, wait_until
 
 INSTANT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"
@@ -49,6 +66,31 @@ def fragile(x: int) -> int:
     return x
 
 
+@workflow
+async def ships(ctx: Context, x: int) -> int:
+    return x + len(await ctx.wait_signal("truck"))
+
+
+@workflow
+async def sends(ctx: Context, x: int) -> int:
+    return int(await ctx.child(ships, x))
+
+
+@workflow
+async def orders(ctx: Context, x: int) -> list[object]:
+    held = await ctx.step(first, x)
+    ctx.set("held", held)
+    ctx.set("gone", held)
+    ctx.delete("gone")
+    return await ctx.gather(
+        ctx.sleep("36h", name="nap"),
+        ctx.wait_signal("paid", timeout="2d"),
+        ctx.child(ships, held),
+        ctx.step(later, held),
+        ctx.child(ships, held, name="apart", detach=True),
+    )
+
+
 approval = (
     Flow("approval", timeout="90d").then(first).wait_for_signal("ok", timeout="36h", on_timeout=gone).then(last)
 )
@@ -78,9 +120,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with one run for each thing that can be shown, which nobody drives."""
     folder = tmp_path_factory.mktemp("waiting")
     flows = [approval, forever, hasty, naps, split, bad]
-    with Engine(f"sqlite:///{folder}/runs.db", workflows=flows, worker=True) as engine:
-        for flow in flows:
+    functions = [ships, orders, sends]
+    with Engine(f"sqlite:///{folder}/runs.db", workflows=[*flows, *functions], worker=True) as engine:
+        for flow in [*flows, orders]:
             engine.start(flow, 1, id=flow.name)
+        engine.start("sends", 1, id="parent")
         for name in ["paused", "cancelled", "received"]:
             engine.start("forever", 1, id=name)
         engine.get("hasty").result(DEADLINE_S)
@@ -198,3 +242,119 @@ def test_variables_are_shown_as_recorded(folder: Path) -> None:
     assert re.search(r'main +colour +"red"', text)
     assert '2, colour = "red" -> ok' in text
     assert shown(folder, "forever")["branches"]["main"]["variables"] == {"colour": "red"}
+
+
+# durable functions and their children
+
+
+def child_of(folder: Path, key: str) -> str:
+    operations = shown(folder, "orders")["branches"]["main"]["operations"]
+    (child,) = [each["child"] for each in operations if each["key"].endswith(key)]
+    assert isinstance(child, str)
+    return child
+
+
+def test_what_a_body_has_asked_for_stands_below_its_branch(folder: Path) -> None:
+    text = holdfast(folder, "show", "orders")
+    child, apart = child_of(folder, "ships#1"), child_of(folder, "apart#1")
+    assert re.search(r"\n main +suspended +orders +1 +- *\n   first#1 +completed +1 +step, 2 *\n", text)
+    assert re.search(rf"\n   gather#1/0/nap#1 +sleeping +1 +sleep, until {INSTANT}", text)
+    assert re.search(rf"\n   gather#1/1/paid#1 +waiting +1 +wait_signal, until {INSTANT}", text)
+    assert re.search(rf"\n   gather#1/2/ships#1 +child +1 +child, run {child} ", text)
+    assert re.search(rf"\n   gather#1/3/later#1 +backoff +2 +step, until {INSTANT}, OSError.*: not yet 2", text)
+    assert re.search(rf"\n   gather#1/4/apart#1 +completed +1 +child, run {apart} ", text)
+    assert re.search(r"main +held +2", text)
+    assert "gone" not in text.split("journal")[0]
+
+
+def test_each_thing_that_a_body_waits_for_is_shown_with_its_key(folder: Path) -> None:
+    text = holdfast(folder, "show", "orders")
+    child = child_of(folder, "ships#1")
+    said = [
+        rf"main +orders +gather#1/1/paid#1 +signal +for signal 'paid' +{INSTANT} +{INSTANT}",
+        rf"main +orders +gather#1/2/ships#1 +child +for child run '{child}' of workflow 'ships' +{INSTANT} +- ",
+        rf"main +orders +gather#1/0/nap#1 +timer +sleeps +{INSTANT} +{INSTANT}",
+        rf"main +orders +gather#1/3/later#1 +backoff +for attempt 2 after OSError.* - +{INSTANT}",
+    ]
+    places = [re.search(each, text) for each in said]
+    found = [each.start() for each in places if each is not None]
+    assert len(found) == len(said), text
+    document = shown(folder, "orders")
+    assert [each["reason"] for each in document["waiting"]] == ["signal", "child", "timer", "backoff"]
+    assert [each["child"] for each in document["waiting"]] == [None, child, None, None]
+
+
+def test_json_has_the_operations_of_a_body(folder: Path) -> None:
+    operations = shown(folder, "orders")["branches"]["main"]["operations"]
+    (retried,) = [each for each in operations if each["status"] == "backoff"]
+    assert (retried["failure"]["type"], retried["failure"]["message"]) == ("OSError", "not yet 2")
+    assert retried["due_at"].endswith("Z")
+    assert set(retried) == {"key", "kind", "status", "attempt", "output", "failure", "due_at", "child"}
+
+
+def test_children_are_listed_and_shown_like_any_other_run(folder: Path) -> None:
+    child = child_of(folder, "ships#1")
+    listed = json.loads(holdfast(folder, "list", "--workflow", "ships", "--json"))
+    (other,) = [each["child"] for each in shown(folder, "parent")["waiting"]]
+    assert {run["id"] for run in listed} == {child, child_of(folder, "apart#1"), other}
+    assert child.startswith("orders/gather#1/2/ships#1")
+    assert "for signal 'truck'" in holdfast(folder, "show", child)
+
+
+def test_a_run_that_waits_for_a_child_tells_which_run_to_explain_next(folder: Path) -> None:
+    text = holdfast(folder, "explain", "parent")
+    found = re.fullmatch(
+        r"child: branch 'main' at step 'sends' waits for child run '(.*)' of workflow 'ships', which is"
+        r" suspended, since .* UTC; explain run '(.*)'; start a worker: .*\n",
+        text,
+    )
+    assert found is not None, text
+    assert found[1] == found[2]
+    assert holdfast(folder, "explain", found[1]).startswith("signal: branch 'main' at step 'ships' waits for")
+    document = json.loads(holdfast(folder, "explain", "parent", "--json"))
+    assert (document["reason"], document["child"], document["operation"]) == ("child", found[1], "ships#1")
+
+
+FAILURE = Failure("OSError", "no line")
+ENTRIES: list[tuple[Entry, str]] = [
+    (OperationBegun("main", "s", 1, "nap#1", "sleep", Wait("", 90_000)), "nap#1: sleeps for 1m30s"),
+    (
+        OperationBegun("main", "s", 1, "g#1/0/ok#1", "wait_signal", Wait("ok", 5_000)),
+        "g#1/0/ok#1: waits for 5s for signal ok",
+    ),
+    (
+        OperationBegun("main", "s", 1, "w#1", "child", None, Child("r/w", "w"), {"v": b"json.1:1"}),
+        "w#1: starts child run r/w of workflow w, v = 1",
+    ),
+    (OperationCompleted("main", "s", 1, "a#1", "step", b"json.1:[1]", 0, {"v": b""}), "a#1: [1], v is deleted"),
+    (OperationCompleted("main", "s", 1, "nap#1", "sleep", b""), "nap#1: slept"),
+    (
+        OperationCompleted("main", "s", 1, "patched:p", "patch", b""),
+        "patched:p: the new code is for this run",
+    ),
+    (OperationCompleted("main", "s", 1, "ok#1", "wait_signal", b"json.1:2", 7), "ok#1: message 7: 2"),
+    (OperationFailed("main", "s", 1, "a#1", "step", FAILURE), "a#1: OSError: no line"),
+    (
+        OperationRetried("main", "s", 1, "a#1", 2, 1_500, "all", FAILURE),
+        "a#1: in 1s500ms, after OSError: no line",
+    ),
+    (ScopesClosed("main", "s", 1, "race#1", (1,)), "race#1: ended 1, the others are cancelled"),
+    (ScopesClosed("main", "s", 1, "race#1", ()), "race#1: ended none, the others are cancelled"),
+    (StepSuspended("main", "s", 1), "put away until something that it waits for is there"),
+    (Reported("main", "s", 1, "", "progress", b"json.1:3"), "progress 3"),
+    (Reported("main", "s", 1, "a#1", "heartbeat", b"json.1:3"), "a#1: heartbeat 3"),
+    (
+        RunBlocked("main", "s", 1, "definition_changed", "expected a, and found b"),
+        "definition_changed: expected a, and found b",
+    ),
+    (
+        RetryScheduled("main", "s", 1, 2, 2_000, "all", FAILURE, "a#1"),
+        "in 2s, after OSError: no line, of a#1",
+    ),
+    (RunFailed("main", "s", 1, 1, FAILURE, "a#1"), "OSError: no line, of a#1"),
+]
+
+
+@pytest.mark.parametrize(("entry", "said"), ENTRIES, ids=[type(entry).__name__ for entry, _ in ENTRIES])
+def test_an_entry_says_what_it_is_about(entry: Entry, said: str) -> None:
+    assert what(entry) == said

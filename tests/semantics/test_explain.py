@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 
-from holdfast import AsyncEngine, AsyncHandle, Explanation, Flow, Retry, Sleep, Step, WaitSignal
+from holdfast import (
+    AsyncEngine,
+    AsyncHandle,
+    Context,
+    Explanation,
+    Flow,
+    Retry,
+    Sleep,
+    Step,
+    WaitSignal,
+    workflow,
+)
 from holdfast.codecs import json as codec
 from holdfast.errors import RunNotFoundError
 from holdfast.runtime.starts import Start
@@ -297,3 +308,111 @@ def test_the_blocking_engine_explains_too(place: Place) -> None:
         handle = engine.start(SOUND, 1)
         handle.result(PATIENCE_S)
         assert handle.explain().reason == "over"
+
+
+# durable functions
+
+
+@workflow
+async def ships(ctx: Context, x: int) -> object:
+    return await ctx.wait_signal("truck") if x else await ctx.sleep("1h")
+
+
+@workflow
+async def orders(ctx: Context, x: int) -> object:
+    return await ctx.child(ships, x)
+
+
+async def asks_by_name(ctx: Context, x: int) -> object:
+    return await ctx.child("ships", x)
+
+
+@pytest.mark.parametrize(("x", "reason"), [(1, "signal"), (0, "timer")])
+async def test_a_child_is_told_with_how_it_is_and_explains_itself(place: Place, x: int, reason: str) -> None:
+    """Row 55: the chain leads to who must act."""
+    async with place.engine(orders, ships) as engine:
+        handle = await engine.start(orders, x)
+
+        async def waits_for_what_waits() -> bool:
+            found = await handle.explain()
+            return found.reason == "child" and "which is suspended" in found.detail
+
+        await until(waits_for_what_waits)
+        await until_parked(engine, handle.id)
+        found = await handle.explain()
+        assert (found.branch, found.step, found.operation) == ("main", "orders", "ships#1")
+        assert found.child is not None
+        assert (found.action, found.due_at) == (f"explain run {found.child!r}", None)
+        child = await engine.get(found.child)
+        told = await child.explain()
+        assert (told.reason, told.child) == (reason, None)
+        await child.pause()
+        assert "which is paused" in (await handle.explain()).detail
+        await child.cancel()
+        await until_status(handle, "failed")
+        assert (await handle.explain()).reason == "over"
+
+
+async def test_a_child_that_is_blocked_is_told_as_blocked(place: Place) -> None:
+    """Row 55."""
+    async with place.engine(orders, ships) as engine:
+        handle = await engine.start(orders, 1)
+
+        async def waits_for_what_waits() -> bool:
+            return "which is suspended" in (await handle.explain()).detail
+
+        await until(waits_for_what_waits)
+        child = (await handle.explain()).child
+        assert child is not None
+        await until_parked(engine, child)
+    place.change_entry(child, 1, lambda _entry: b"noise")
+    async with place.engine(orders, ships) as engine:
+        await engine.send_signal(child, "truck")
+
+        async def is_blocked() -> bool:
+            return (await row(engine, child)).status == "blocked"
+
+        await until(is_blocked)
+        found = await (await engine.get(handle.id)).explain()
+        assert found.reason == "child"
+        assert "which is blocked" in found.detail
+        told = await (await engine.get(child)).explain()
+        assert told.reason == "blocked"
+        assert "entry 1" in told.detail
+
+
+async def test_a_child_that_no_worker_knows_is_waiting_for_one(place: Place) -> None:
+    """Row 55: its parent says that it is pending, and it says why."""
+    async with place.engine(ships):
+        pass  # so that its structure is known
+    by_name = Flow("by_name").then(asks_by_name)
+    async with place.engine(by_name) as engine:
+        handle = await engine.start(by_name, 1)
+
+        async def waits() -> bool:
+            return (await handle.explain()).reason == "child"
+
+        await until(waits)
+        found = await handle.explain()
+        assert "which is pending" in found.detail
+        assert found.child is not None
+        assert (await (await engine.get(found.child)).explain()).reason == "no_worker"
+
+
+async def test_a_body_in_backoff_is_told_with_the_key_of_what_it_tries_again(place: Place) -> None:
+    """Row 55."""
+    flaky = Calls("flaky", failures=9, retry=[Retry(max_retries=5, base_delay="1h")])
+
+    @workflow
+    async def order(ctx: Context, x: int) -> object:
+        return await ctx.step(flaky.task, x)
+
+    async with place.engine(order) as engine:
+        handle = await engine.start(order, 1)
+        await until_status(handle, "suspended")
+        await until_parked(engine, handle.id)
+        found = await handle.explain()
+        assert (found.reason, found.step, found.operation) == ("backoff", "order", "flaky#1")
+        assert "attempt 2" in found.detail
+        assert "busy 1" in found.detail
+        assert ms(found.due_at) == (await stamps(handle))["OperationRetried"] + HOUR_MS

@@ -1,7 +1,4 @@
-"""What bodies ask for in the random stories: a second reading of the entries about it, simple where the core is quick.
-
-And what a body may ask for next: whatever comes to its mind, in scopes beside and within one another.
-"""
+"""What bodies ask for in the random stories: a second reading of entries, simple where the core is quick."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -241,11 +238,14 @@ class AskedFor:
         seen = {**variables, **self.sets, **sets}
         return {name: payload for name, payload in seen.items() if payload != DELETED}
 
-    def owed(self, start: StartAttempt, *, is_held: bool) -> list[ArmTimer]:
-        """Timers of what is pending, of the step that owes `start`."""
+    def owed(self, start: StartAttempt, *, is_away: bool) -> list[ArmTimer]:
+        """Timers of what is pending, of the step that owes `start`.
+
+        A body that is there makes the next attempt by itself: it is owed where that was put away.
+        """
         effects: list[ArmTimer] = []
         for each in self.pending():
-            if each.due_ms is None or (each.status == "backoff" and is_held):
+            if each.due_ms is None or (each.status == "backoff" and not is_away):
                 continue
             fired = TimerFired(start.branch, start.step, start.visit, each.due_ms, each.key)
             then = start if each.status == "backoff" else fired

@@ -241,3 +241,19 @@ def one() -> tuple[Play, Body]:
     """A body at work, and what comes after it."""
     play = Play(a("a", Edge("b")), a("b"), retry=ALWAYS)
     return play, Body(play)
+
+
+def suspended(retry: Mapping[str, tuple[Retry, ...]] | None = None) -> tuple[Play, Body]:
+    """A body that was put away, and waits for a sleep, a signal and a child."""
+    play = Play(a("a", Edge("b")), a("b"), retry=retry)
+    body = Body(play)
+    play.tell(body.sleeps("nap#1", 5_000), body.waits("w#1", 6_000), body.starts("c#1"))
+    play.tell(body.suspends("nap#1", "w#1", "c#1"))
+    assert (play.run.status, play.run.active) == ("suspended", 0)
+    return play, body
+
+
+def owed_by_operations(play: Play) -> dict[str, int]:
+    """By key, when something is owed because of an operation, in ms since the start."""
+    timers = [each for each in owed(play.run) if isinstance(each, ArmTimer) and each.key]
+    return {timer.key: timer.due_at_ms - STARTED_AT_MS for timer in timers}

@@ -10,6 +10,7 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import TypeVar
 
 import msgspec
@@ -24,6 +25,7 @@ from holdfast.core import header as headers
 from holdfast.core import owed as owing
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
 from holdfast.core.entries import (
+    DELETED,
     Arrival,
     BranchJoined,
     Child,
@@ -84,6 +86,7 @@ from tests.unit.core_talks import Talk, child_ended, nonsense_about
 
 T = TypeVar("T")
 Key = tuple[str, str, int]
+Kind = type[Entry] | UnionType
 Part = tuple[Retry, ...] | Sleep | WaitSignal | Pause
 changed = msgspec.structs.replace
 
@@ -230,6 +233,18 @@ def workflows(draw: st.DrawFn) -> Workflow:
     }
     ends[draw(st.sampled_from(["none", "none", *ends]))]()
     return plan.build(draw(st.sampled_from([None, None, None, 6, 60])))
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> Workflow:
+    """Little but steps with a lot to say: one or two branches, most of which may fail and try again."""
+    plan = Blueprint()
+    plan.grow(plan.add("fork"))
+    parts: list[Part] = [*POLICIES[1:3], *POLICIES[1:3], *POLICIES, WaitSignal("s")]
+    chains = st.lists(st.sampled_from(parts), min_size=1, max_size=2)
+    for chain in draw(st.lists(chains, min_size=1, max_size=2)):
+        plan.link(plan.end, plan.chain(chain)[0], plan.branch_name())
+    return plan.build(None)
 
 
 def draw_fork(draw: st.DrawFn, plan: Blueprint) -> None:
@@ -411,8 +426,10 @@ class Model:
             assert entry.reason in self.passed.pop(entry.branch)
         assert isinstance(entry, RunStarted) == (not self.journal), "one start, at the start"
         self.journal.append(entry)
-        if isinstance(entry, Operated):
-            self.operate(entry, at_ms)
+        self.apply(entry, at_ms)
+        self.set_clocks(at_ms)
+
+    def apply(self, entry: Entry, at_ms: int) -> None:
         match entry:
             case RunStarted():
                 self.start(entry, at_ms)
@@ -429,7 +446,10 @@ class Model:
                 self.status, self.deadline = "completed", None
             case RunFailed() | RunCancelled():
                 self.stop(entry, at_ms)
-        self.set_clocks(at_ms)
+            case RunBlocked():
+                assert self.at[entry.branch].step == entry.step
+            case _:
+                self.operate(entry, at_ms)
 
     def operate(self, entry: Operated, at_ms: int) -> None:
         stay = self.at[entry.branch]
@@ -613,7 +633,7 @@ class Model:
         name, key = split_place(place)
         return self.at[name].asked.all[key].since_ms if key else self.at[name].since_ms
 
-    def expected(self, event: Event, told: Told) -> type[Entry] | None:
+    def expected(self, event: Event, told: Told) -> Kind | None:
         """What an event is recorded as, or None for not at all."""
         match event:
             case AttemptSucceeded():
@@ -621,19 +641,23 @@ class Model:
             case AttemptFailed():
                 return self.expected_of(event)
             case SignalArrived():
-                waiting = [place for place, signal in self.waiting().items() if signal == event.name]
-                waiting = [place for place in waiting if place not in told.moved]
-                if not waiting:
-                    return None
-                # Row 28: of those who wait for the signal it is for the one that has waited longest.
-                first = min(waiting, key=self.since)
-                return SignalReceived if first in self.at else OperationCompleted
+                return self.expected_of_signal(event, told)
             case TimerFired():
                 return self.expected_of_timer(event, told)
             case DeadlinePassed():
                 return None if "" in told.stopped else RunFailed
             case _:
                 return self.expected_of_body(event, told)
+
+    def expected_of_signal(self, event: SignalArrived, told: Told) -> Kind | None:
+        waiting = [at for at, signal in self.waiting().items() if signal == event.name and at not in told.moved]
+        if not waiting:
+            return None
+        # Row 28: it is for the one that has waited longest; several may have begun in the same millisecond.
+        longest_ms = min(map(self.since, waiting))
+        are_branches = {at in self.at for at in waiting if self.since(at) == longest_ms}
+        kinds = {True: SignalReceived, False: OperationCompleted}
+        return kinds[are_branches.pop()] if len(are_branches) == 1 else SignalReceived | OperationCompleted
 
     def expected_of_timer(self, event: TimerFired, told: Told) -> type[Entry] | None:
         stay = self.at[event.branch]
@@ -649,17 +673,16 @@ class Model:
         return OperationCompleted if asked.status == "sleeping" else OperationFailed
 
     def expected_of_body(self, event: Event, told: Told) -> type[Entry] | None:
-        if isinstance(event, ChildEnded):
-            if place_of(event.branch, event.key) in told.moved:
-                return None
-            return OperationCompleted if event.failure is None else OperationFailed
-        assert isinstance(event, AttemptSuspended | AttemptDiverged | Operating)
+        assert isinstance(event, AttemptSuspended | AttemptDiverged | Operating | ChildEnded)
         stay = self.at[event.branch]
         if isinstance(event, AttemptDiverged):
             return RunBlocked
         if isinstance(event, AttemptSuspended):
             gone = {place_of(event.branch, key) for key in event.awaited} & told.moved
             return None if gone or stay.is_suspended else StepSuspended
+        if isinstance(event, ChildEnded):
+            done = OperationCompleted if event.failure is None else OperationFailed
+            return None if place_of(event.branch, event.key) in told.moved else done
         if stay.asked.is_closed(event.key, told.closed.get(event.branch, {})):
             return None
         if isinstance(event, OperationRaised):
@@ -672,7 +695,7 @@ class Model:
         }
         return kinds[type(event)]
 
-    def moved_by(self, event: Event, entry: Entry) -> set[str]:
+    def moved_by(self, entry: Entry) -> set[str]:
         """Places that wait for nothing any more after an entry."""
         if not isinstance(entry, Moved | Operated | RetryScheduled):
             return set()
@@ -691,7 +714,6 @@ class Model:
                 gone = [entry.key]
             case _:
                 pass
-        assert event is not None
         return {place_of(entry.branch, key) for key in gone}
 
     def expected_at(self, step: Step) -> type[Entry]:
@@ -740,7 +762,7 @@ class Model:
         effects: list[Effect] = []
         for branch, stay in self.at.items():
             start = StartAttempt(branch, stay.step, stay.visit, stay.attempt)
-            effects += stay.asked.owed(start, is_held=self.is_held(branch))
+            effects += stay.asked.owed(start, is_away=stay.is_suspended and not self.is_held(branch))
             if stay.is_suspended or (stay.kind == "task" and self.is_held(branch)):
                 continue
             if stay.status == "active":
@@ -808,7 +830,10 @@ class Model:
             assert not (isinstance(then, StartAttempt) and run.holds(run.branches[then.branch])), "invariant 31"
         is_running = any(isinstance(effect, StartAttempt) for effect in effects)
         dues = [effect.due_at_ms for effect in effects if isinstance(effect, ArmTimer)]
-        assert run.is_over or run.due_at_ms == (0 if is_running else min(dues, default=None))
+        if isinstance(self.journal[-1], RunBlocked):
+            assert run.due_at_ms is None, "a blocked run waits for people"
+        else:
+            assert run.is_over or run.due_at_ms == (0 if is_running else min(dues, default=None))
 
     def no_join_is_forgotten(self, run: Run) -> None:
         joining = [name for name, stay in self.at.items() if stay.kind == "join"]
@@ -859,9 +884,10 @@ Move = Effect | str | tuple[str, Child]
 class Story:
     """One run from its start to its end; every commit is held to the model, the header and the replay."""
 
-    def __init__(self, workflow: Workflow, numbers: Sequence[int]) -> None:
+    def __init__(self, workflow: Workflow, numbers: Sequence[int], *, is_talkative: bool = False) -> None:
         self.workflow = workflow
         self.choices = Choices(numbers)
+        self.is_talkative = is_talkative or self.choices.below(3) != 0
         self.model = Model(workflow)
         self.run = Run("r")
         self.now_ms = 1_000
@@ -876,7 +902,6 @@ class Story:
         self.outputs = itertools.count(1)
         self.seqs = itertools.count(1)
         self.reopened = self.diverged = 0
-        self.is_talkative = self.choices.below(3) != 0
         self.commits: list[int] = []
         """Positions at which the run stood after each commit."""
 
@@ -922,7 +947,7 @@ class Story:
         self.commit(mixed, events)
 
     def moves(self) -> list[Move]:
-        """Attempts that are owed, or were and still run; timers; signals and children that somebody waits for."""
+        """Attempts that are owed, or were and still run; timers; what somebody waits for."""
         moves: list[Move] = [each for each in owing.owed(self.run) if each.branch]
         for each in sorted(self.begun, key=lambda start: start.branch):
             branch = self.run.branches[each.branch]
@@ -966,6 +991,10 @@ class Story:
             if not isinstance(move.then, StartAttempt):
                 return [move.then]
             move = move.then
+        return self.said_by(move)
+
+    def said_by(self, move: StartAttempt) -> list[Event]:
+        """What its body says, once in a turn."""
         if move.branch in self.busy:
             return []
         self.busy.add(move.branch)
@@ -978,7 +1007,7 @@ class Story:
         talk = Talk(self.choices, self.model.at[move.branch].asked, at, self.outputs)
         events = talk.events()
         self.now_ms = max(self.now_ms, talk.now_ms)
-        if not isinstance(events[-1], AttemptSuspended) and self.choices.below(5) == 4:
+        if not isinstance(events[-1], AttemptSuspended) and self.choices.below(3) == 2:
             events.append(self.outcome(at, talk))
         return events
 
@@ -992,7 +1021,7 @@ class Story:
             culprit = self.choices.of(["", *failed, *failed])
             return AttemptFailed(*at, self.choices.of([*FAILURES[:3], *FAILURES]), chance, culprit)
         number = next(self.outputs)
-        sets = {"v": b"json.1:%d" % number} if self.choices.below(3) == 2 else {}
+        sets = self.choices.of([{}, {"v": b"json.1:%d" % number}, {"v": DELETED}])
         return AttemptSucceeded(*at, b"json.1:%d" % number, sets)
 
     def nonsense(self, event: Event) -> Event:
@@ -1012,7 +1041,7 @@ class Story:
         if isinstance(event, TimerFired | ChildEnded):
             options += [changed(event, key="ghost#1")]
         if isinstance(event, ChildEnded):
-            options += [changed(event, child="other")]
+            options += [changed(event, child="other")] * 9
         if isinstance(event, AttemptEnded | Operating):
             options += [changed(event, attempt=event.attempt + 1), changed(event, attempt=event.attempt - 1)]
         if isinstance(event, TimerFired | DeadlinePassed):
@@ -1134,7 +1163,7 @@ class Story:
                 self.was_first(entry, told.moved)
             if isinstance(entry, ScopesClosed):
                 told.closed.setdefault(entry.branch, {})[entry.key] = entry.ended
-            told.moved |= self.model.moved_by(event, entry)
+            told.moved |= self.model.moved_by(entry)
         skip_consequences(left, told.paused)
         types = [entry.failure.type if isinstance(entry, RunFailed) else type(entry).__name__ for entry in left]
         assert types in ([], ["duplicate_branch"], ["journal_limit"], ["join_unsatisfiable"])
@@ -1178,16 +1207,14 @@ class Story:
         added = owing.owed_after(self.run, list(entries))
         owed = owing.owed(self.run)
         assert [each for each in added if each not in owed] == []
-        # Whoever asks for something or reports is under way: what that owes is for who takes over.
+        # Whoever asks for something or reports is under way: that attempt is owed to who takes over only.
         living = [
             each for each in entries if isinstance(each, Operated) and not isinstance(each, StepSuspended)
         ]
         live = {each.branch for each in living}
         new = [each for each in owed if each not in added and each not in before]
-        attempts = [each.then if isinstance(each, ArmTimer) else each for each in new]
-        assert all(isinstance(each, StartAttempt) and each.branch in live for each in attempts)
-        begun = {each for each in owed if isinstance(each, StartAttempt)}
-        self.begun |= begun
+        assert all(isinstance(each, StartAttempt) and each.branch in live for each in new)
+        self.begun |= {each for each in owed if isinstance(each, StartAttempt)}
 
     def children_are_told(
         self,

@@ -1,4 +1,4 @@
-"""What a body says next in the random stories, while its attempt is live; and what comes for it from outside."""
+"""What a body says next in the random stories while its attempt is live; and what comes for it from outside."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar

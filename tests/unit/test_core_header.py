@@ -10,8 +10,14 @@ from holdfast.core.entries import (
     BranchJoined,
     Entry,
     Failure,
+    OperationBegun,
+    OperationCompleted,
+    OperationFailed,
+    OperationRetried,
     Paused,
+    Reported,
     RetryScheduled,
+    RunBlocked,
     RunCancelled,
     RunCompleted,
     RunFailed,
@@ -20,6 +26,7 @@ from holdfast.core.entries import (
     SignalReceived,
     SleepEnded,
     StepCompleted,
+    StepSuspended,
     Unpaused,
     Wait,
     WaitTimedOut,
@@ -53,6 +60,19 @@ def joined(*arrivals: Arrival) -> BranchJoined:
     return BranchJoined("main-3", "join", 1, ("x", "y"), arrivals)
 
 
+def asked(branch: str, step: str, wait: Wait) -> OperationBegun:
+    return OperationBegun(branch, step, 1, "w#1", "wait_signal" if wait.signal else "sleep", wait)
+
+
+def given(branch: str, step: str) -> OperationCompleted:
+    return OperationCompleted(branch, step, 1, "w#1", "sleep", b"")
+
+
+def put_away(branch: str, step: str) -> StepSuspended:
+    return StepSuspended(branch, step, 1)
+
+
+BLOCKED = RunBlocked("x", "a", 1, "definition_changed", "")
 X_IN_BACKOFF: list[Entry] = [retry("x", "a", 5_000)]
 BOTH_IN_BACKOFF: list[Entry] = [retry("x", "a", 5_000), retry("y", "b", 9_000)]
 END = Arrival("main-3", "end", 1)
@@ -61,6 +81,7 @@ NAP = Arrival("y", "nap", 1, "sleep", None, Wait("", 3_000))
 DAWN = Arrival("y", "dawn", 1, "sleep", None, Wait("", None, 50_000))
 WAIT = Arrival("y", "w", 1, "wait_signal", None, Wait("s", 4_000))
 FOR_EVER = Arrival("y", "w", 1, "wait_signal", None, Wait("s"))
+AWAY: list[Entry] = [*X_IN_BACKOFF, asked("y", "b", Wait("s", 9_000)), put_away("y", "b")]
 ASLEEP: list[Entry] = [*X_IN_BACKOFF, done("y", "b", NAP)]
 WAITING: list[Entry] = [*X_IN_BACKOFF, done("y", "b", WAIT)]
 HEADERS: dict[str, tuple[list[Entry], list[Entry], Header]] = {
@@ -156,6 +177,44 @@ HEADERS: dict[str, tuple[list[Entry], list[Entry], Header]] = {
         Header("suspended", None, 3_000),
     ),
     "reopened at work": ([RunFailed("x", "a", 1, 1, FAILURE)], [RunReopened("")], Header("running", 0)),
+    "an operation is done": ([], [given("y", "b")], Header("running", 0, completes=True)),
+    "a sleep of a body": ([], [asked("y", "b", Wait("", 3_000))], Header("running", 0)),
+    "a body is put away": (
+        X_IN_BACKOFF,
+        [asked("y", "b", Wait("", 3_000)), put_away("y", "b")],
+        Header("suspended", 15_000, 3_000),
+    ),
+    "a body is put away until a moment": (
+        X_IN_BACKOFF,
+        [asked("y", "b", Wait("", None, 14_000)), put_away("y", "b")],
+        Header("suspended", 14_000),
+    ),
+    "a body is put away until its next attempt at something": (
+        X_IN_BACKOFF,
+        [OperationRetried("y", "b", 1, "s#1", 2, 4_000, "all", FAILURE), put_away("y", "b")],
+        Header("suspended", 15_000, 4_000),
+    ),
+    "a body is woken": (AWAY, [given("y", "b")], Header("running", 0, completes=True)),
+    "a body is woken too late": (
+        AWAY,
+        [OperationFailed("y", "b", 1, "w#1", "wait_signal", FAILURE)],
+        Header("running", 0, completes=True, times_out=True),
+    ),
+    "a body is woken under a pause": ([*AWAY, PAUSED], [given("y", "b")], Header("paused", completes=True)),
+    "an operation of a step in backoff is done": (
+        [asked("x", "a", Wait("", 1)), *BOTH_IN_BACKOFF],
+        [given("x", "a")],
+        Header("suspended", 15_000, completes=True),
+    ),
+    "a body reports": ([], [Reported("y", "b", 1, "", "progress", b"json.1:1")], Header("running", 0)),
+    "blocked": ([], [BLOCKED], Header("blocked")),
+    "blocked beside a time-out": (
+        WAITING,
+        [WaitTimedOut("y", "w", 1, (Arrival("y", "c", 1),)), BLOCKED],
+        Header("blocked", completes=True, times_out=True),
+    ),
+    "blocked before": ([BLOCKED], [], Header("blocked")),
+    "unblocked": ([BLOCKED], [given("y", "b")], Header("running", 0, completes=True)),
     "failed": ([], [RunFailed("x", "a", 1, 1, FAILURE)], Header("failed")),
     "failed beside a step": (
         [],

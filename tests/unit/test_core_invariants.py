@@ -6,18 +6,22 @@ import pytest
 
 from holdfast.core.entries import (
     Arrival,
+    Child,
     Failure,
+    OperationBegun,
     Paused,
     RetryScheduled,
+    RunBlocked,
     RunCancelled,
     RunCompleted,
     RunStarted,
     StepCompleted,
+    StepSuspended,
     Wait,
 )
 from holdfast.core.evolve import evolve
 from holdfast.core.invariants import check
-from holdfast.core.run import Run
+from holdfast.core.run import Operation, Run
 
 
 def forked() -> Run:
@@ -45,6 +49,18 @@ def waiting() -> Run:
     return run
 
 
+def asking() -> Run:
+    """A body that was put away, and waits for a sleep and for a child."""
+    run = Run("r")
+    evolve(
+        run, RunStarted("w", "52c07e784e31bb37", b"json.1:1", (Arrival("x", "a", 1, "task", "main"),)), 1_000
+    )
+    evolve(run, OperationBegun("x", "a", 1, "nap#1", "sleep", Wait("", 5_000)), 2_000)
+    evolve(run, OperationBegun("x", "a", 1, "c#1", "child", None, Child("run-c", "c")), 2_000)
+    evolve(run, StepSuspended("x", "a", 1), 2_000)
+    return run
+
+
 def cancelled() -> Run:
     run = waiting()
     evolve(run, RunCancelled("", ""), 3_000)
@@ -59,7 +75,7 @@ def over() -> Run:
     return run
 
 
-@pytest.mark.parametrize("make", [lambda: Run("r"), forked, waiting, cancelled, over])
+@pytest.mark.parametrize("make", [lambda: Run("r"), forked, waiting, asking, cancelled, over])
 def test_a_run_as_it_should_be_breaks_nothing(make: Callable[[], Run]) -> None:
     assert check(make()) == []
 
@@ -83,9 +99,27 @@ def stop_clock(run: Run) -> None:
     run.timers.clear()
 
 
+def leave_operations_behind(run: Run) -> None:
+    run.branches["x"].operations = {"v#1": Operation("v#1", "value", 2)}
+
+
+def forget_operations(run: Run) -> None:
+    run.branches["x"].operations.clear()
+    run.timers.clear()
+    run.children.clear()
+
+
+def block(run: Run) -> None:
+    run.blocked = RunBlocked("x", "a", 1, "definition_changed", "")
+
+
 BROKEN: dict[str, tuple[Callable[[], Run], Callable[[Run], object]]] = {
     "active counts the branches that owe an attempt now": (forked, lambda run: setattr(run, "active", 2)),
     "timers holds the clocks that run": (forked, lambda run: run.timers.update(left=1)),
+    "children holds those that are waited for": (asking, lambda run: run.children.clear()),
+    "only attempts have operations": (waiting, leave_operations_behind),
+    "who is suspended waits for an operation": (asking, forget_operations),
+    "only an unfinished run is blocked": (over, block),
     "joining holds the branches at joins": (forked, lambda run: run.joining.update(right=None)),
     "waits holds the awaited signals": (waiting, lambda run: run.waits.clear()),
     "paused counts the pauses of branches": (waiting, lambda run: setattr(run, "paused", 2)),

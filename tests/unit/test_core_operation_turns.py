@@ -147,6 +147,13 @@ def test_what_a_closed_scope_says_in_the_same_turn_means_nothing() -> None:
     assert list(body.statuses()) == ["g#1", "g#1/0/v#1"]
 
 
+def test_scopes_of_another_branch_stay_open() -> None:
+    play = Play(fork(Edge("a", "x"), Edge("a", "y")), a())
+    x, y = Body(play, "x"), Body(play, "y")
+    assert kinds(play.tell(x.closes("g#1", 0), y.gives("g#1/1/v#1"))) == [ScopesClosed, OperationCompleted]
+    assert y.statuses() == {"g#1/1/v#1": "completed"}
+
+
 @pytest.mark.parametrize(
     ("retry", "kind"), [(ALWAYS, RetryScheduled), ({}, RunFailed)], ids=["retried", "failed"]
 )

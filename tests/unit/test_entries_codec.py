@@ -1,7 +1,6 @@
 """Entries to bytes and back (invariants 5 and 7); the bytes of every version are kept in tests/golden.
 
-`entries_v1.json` has fewer fields and entries, `entries_v2.json` is from before bodies could ask for anything, and
-`entries_v3.json` is what is written today. All of them are read, each to the meaning that it had.
+`entries_v3.json` is what is written today; the others have fewer entries and fields. All of them are read.
 """
 
 import contextlib

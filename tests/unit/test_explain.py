@@ -4,6 +4,7 @@ import typing
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 
@@ -11,17 +12,23 @@ from holdfast.core import decide as deciding
 from holdfast.core import steps, turn
 from holdfast.core.entries import (
     Arrival,
+    Child,
     Entry,
     Failure,
+    OperationBegun,
+    OperationCompleted,
+    OperationRetried,
     Paused,
     RetryScheduled,
+    RunBlocked,
     RunStarted,
     StepCompleted,
+    StepSuspended,
     Unpaused,
     Wait,
 )
 from holdfast.core.evolve import replay
-from holdfast.core.run import OPEN, Run
+from holdfast.core.run import OPEN, PENDING, Run, place_of
 from holdfast.definition.workflow import Workflow
 from holdfast.runtime.explain import Explanation, Reason, explain
 from holdfast.runtime.views import waiting_of
@@ -31,7 +38,7 @@ from tests.unit.core_stories import JOURNAL_MAX, NUMBERS, Story, workflows
 HERE, ELSEWHERE = WorkerRecord("w1", ("w",)), WorkerRecord("w2", ("other",))
 BY_ITSELF = {"over", "running", "timer", "backoff", "join", "due"}
 """Reasons for which nobody must act, where a worker knows the workflow."""
-ORDER = ["pause", "signal", "timer", "backoff", "join"]
+ORDER = ["pause", "signal", "child", "timer", "backoff", "join"]
 
 
 def record_of(run: Run, *, worker: str | None = None, status: str | None = None) -> RunRecord:
@@ -63,6 +70,11 @@ def record_of(run: Run, *, worker: str | None = None, status: str | None = None)
 
 def explained(run: Run) -> Iterator[tuple[Explanation, bool]]:
     """Every way in which its row may stand, and whether it goes on by itself then."""
+    if run.blocked is not None:
+        found = explain(record_of(run), run, [HERE], 0, why_blocked=run.blocked.detail)
+        assert (found.reason, found.detail) == ("blocked", run.blocked.detail)
+        yield found, False
+        return
     due = run.due_at_ms
     is_over, is_due_ever = run.is_over, due is not None
     for worker, workers in (
@@ -108,10 +120,20 @@ def property_of_every_state(workflow: Workflow, numbers: list[int]) -> None:
 
 
 def waits_in_order(run: Run) -> None:
-    """Row 35: one line for each branch that does not work, the dominant first, of these the earliest due."""
+    """Row 35: one line for each branch that does not work, the dominant first, of these the earliest due.
+
+    Of a branch that waits for operations of its body, one for each of these.
+    """
     waits = waiting_of(run)
-    idle = [b.id for b in run.branches.values() if b.status in OPEN and (b.status != "active" or run.holds(b))]
-    assert sorted(wait.branch for wait in waits) == sorted(idle)
+    places: list[tuple[str, str]] = []
+    for branch in run.branches.values():
+        if branch.status == "suspended" and not run.holds(branch):
+            keys = [key for key, each in branch.operations.items() if each.status in PENDING]
+            assert keys, "a body that is put away waits for something"
+            places += [(branch.id, key) for key in keys]
+        elif branch.status in OPEN and (branch.status != "active" or run.holds(branch)):
+            places.append((branch.id, ""))
+    assert sorted((wait.branch, wait.operation) for wait in waits) == sorted(places)
     reasons = [ORDER.index(wait.reason) for wait in waits]
     assert reasons == sorted(reasons)
     for reason in ORDER:
@@ -120,10 +142,13 @@ def waits_in_order(run: Run) -> None:
         assert dues == [*sorted(known), *[None] * (len(dues) - len(known))]
     for wait in waits:
         branch = run.branches[wait.branch]
+        timed = branch.operations[wait.operation] if wait.operation else branch
         assert wait.detail
-        assert (wait.due_at is None) == (branch.due_at_ms is None)
+        assert (wait.due_at is None) == (timed.due_at_ms is None)
         assert (wait.reason == "pause") == run.holds(branch)
-        assert (wait.signal is not None) == (wait.reason == "signal")
+        place = place_of(wait.branch, wait.operation)
+        assert wait.signal == (run.waits[place] if wait.reason == "signal" else None)
+        assert wait.child == (run.children[place].id if wait.reason == "child" else None)
 
 
 @given(workflows(), NUMBERS)
@@ -157,6 +182,15 @@ RETRIED: tuple[Entry, int] = (
     2_000,
 )
 PAUSED: tuple[Entry, int] = (Paused("", "look", "ops"), 3_000)
+MAIN = ("main", "work", 1)
+NAP: tuple[Entry, int] = (OperationBegun(*MAIN, "sleep#1", "sleep", Wait("", 60_000)), 2_000)
+GO: tuple[Entry, int] = (OperationBegun(*MAIN, "go#1", "wait_signal", Wait("go", 30_000)), 2_000)
+STARTED: tuple[Entry, int] = (OperationBegun(*MAIN, "w2#1", "child", None, Child("r/w2", "w2")), 2_000)
+TRIED: tuple[Entry, int] = (
+    OperationRetried(*MAIN, "pay#1", 3, 9_000, "all", Failure("E", "no", step="pay")),
+    2_000,
+)
+SUSPENDED: tuple[Entry, int] = (StepSuspended(*MAIN), 3_000)
 EXAMPLES: dict[str, tuple[list[tuple[Entry, int]], Explanation]] = {
     "timer": (
         started(asleep()),
@@ -212,6 +246,40 @@ EXAMPLES: dict[str, tuple[list[tuple[Entry, int]], Explanation]] = {
             action="unpause it",
             branch="main",
             step="work",
+        ),
+    ),
+    "child": (
+        [*started(WORK), NAP, STARTED, SUSPENDED],
+        Explanation(
+            run_id="r",
+            status="suspended",
+            reason="child",
+            detail=(
+                "branch 'main' at step 'work' waits for child run 'r/w2' of workflow 'w2', "
+                "since 1970-01-01 00:00:02 UTC"
+            ),
+            action="explain run 'r/w2'",
+            branch="main",
+            step="work",
+            operation="w2#1",
+            child="r/w2",
+        ),
+    ),
+    "signal of a body": (
+        [*started(WORK), NAP, STARTED, GO, SUSPENDED],
+        Explanation(
+            run_id="r",
+            status="suspended",
+            reason="signal",
+            detail=(
+                "branch 'main' at step 'work' waits for signal 'go', since 1970-01-01 00:00:02 UTC, "
+                "until 1970-01-01 00:00:32 UTC"
+            ),
+            action="send signal 'go'",
+            branch="main",
+            step="work",
+            operation="go#1",
+            due_at=datetime(1970, 1, 1, 0, 0, 32, tzinfo=UTC),
         ),
     ),
     "due": (
@@ -332,3 +400,52 @@ def test_a_run_that_is_unpaused_waits_as_before() -> None:
     unpaused: tuple[Entry, int] = (Unpaused("", "ops"), 4_000)
     run = replay("r", [*started(waits_for()), PAUSED, unpaused])
     assert [wait.reason for wait in waiting_of(run)] == ["signal"]
+
+
+@pytest.mark.parametrize("status", ["pending", "running", "suspended", "paused", "blocked", "completed"])
+def test_a_child_that_is_waited_for_says_how_it_is(status: str) -> None:
+    """Row 55: its row is all that is read of it; explaining it tells more."""
+    run = replay("r", [*started(WORK), STARTED, SUSPENDED])
+    child = msgspec.structs.replace(record_of(run), id="r/w2", status=status)
+    for worker in (None, "w1"):
+        found = explain(record_of(run, worker=worker), run, [HERE], 4_000, child=child)
+        assert f"for child run 'r/w2' of workflow 'w2', which is {status}, since" in found.detail
+        assert (found.reason, found.action, found.child) == ("child", "explain run 'r/w2'", "r/w2")
+    other = msgspec.structs.replace(child, id="r/w9")
+    assert "which is" not in explain(record_of(run), run, [HERE], 4_000, child=other).detail
+
+
+def test_a_body_that_goes_on_is_at_work_whatever_else_it_waits_for() -> None:
+    """Rows 35 and 55."""
+    received: tuple[Entry, int] = (OperationCompleted(*MAIN, "go#1", "wait_signal", b"json.1:1", 1), 4_000)
+    run = replay("r", [*started(WORK), NAP, GO, SUSPENDED, received])
+    assert explain(record_of(run), run, [HERE], 5_000).reason == "due"
+    assert explain(record_of(run), run, [ELSEWHERE], 5_000).reason == "no_worker"
+    found = explain(record_of(run, worker="w1"), run, [HERE], 5_000)
+    assert (found.reason, found.detail) == ("running", "worker w1 makes attempt 1 of step 'work'")
+
+
+@pytest.mark.parametrize(("now_ms", "reason"), [(10_999, "timer"), (11_000, "running")])
+def test_a_retry_that_has_begun_is_an_attempt_whatever_is_recorded(now_ms: int, reason: str) -> None:
+    """Row 55: what a body asked for is in backoff until the outcome of its next attempt is recorded."""
+    run = replay("r", [*started(WORK), NAP, TRIED, SUSPENDED])
+    found = explain(record_of(run, worker="w1"), run, [HERE], now_ms)
+    assert found.reason == reason
+    if reason == "running":
+        assert found.detail == "worker w1 makes attempt 3 of 'pay#1' of step 'work'"
+        assert (found.branch, found.step, found.operation) == ("main", "work", "pay#1")
+
+
+def test_code_that_has_changed_is_told_with_what_can_be_done() -> None:
+    """Rows 55 and 56: what was expected and what was found, where the journal tells."""
+    detail = "step 'work' expected step pay#1, and found step charge#1"
+    blocked = RunBlocked("main", "work", 1, "definition_changed", detail)
+    run = replay("r", [*started(WORK), NAP, (blocked, 3_000)])
+    found = explain(record_of(run), run, [HERE], 4_000, why_blocked=detail)
+    assert (found.reason, found.status, found.detail) == ("blocked", "blocked", detail)
+    assert (found.branch, found.step) == ("main", "work")
+    for word in ("deploy code that fits", "ctx.patched", "holdfast resume", "holdfast cancel"):
+        assert word in found.action
+    quarantined = explain(record_of(run), run, [HERE], 4_000, why_blocked="quarantined")
+    assert (quarantined.detail, quarantined.branch) == ("quarantined", "")
+    assert "deploy" not in quarantined.action

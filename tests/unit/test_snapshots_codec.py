@@ -5,17 +5,27 @@ import pytest
 
 from holdfast.codecs.snapshots import decode_run, encode_run
 from holdfast.core.entries import (
+    DELETED,
     Arrival,
+    Child,
     Entry,
     Failure,
+    OperationBegun,
+    OperationCompleted,
+    OperationFailed,
+    OperationRetried,
     Paused,
+    Reported,
     RetryScheduled,
+    RunBlocked,
     RunCancelled,
     RunFailed,
     RunReopened,
     RunStarted,
+    ScopesClosed,
     SignalReceived,
     StepCompleted,
+    StepSuspended,
     Unpaused,
     Wait,
 )
@@ -51,11 +61,36 @@ def waiting() -> list[tuple[Entry, int]]:
     ]
 
 
+def asking() -> list[tuple[Entry, int]]:
+    """A body that has asked for one operation of each kind, in each status; it was put away."""
+    at, failure = ("main", "work", 1), Failure("E", "no")
+    wait = Wait("s", 9_000)
+    return [
+        (RunStarted("w", "52c07e784e31bb37", INPUT, (Arrival("main", "work", 1),)), 1_000),
+        (OperationCompleted(*at, "v#1", "value", b"json.1:2", 0, {"x": b"json.1:1"}), 2_000),
+        (OperationFailed(*at, "f#1", "step", failure, 0, {"x": DELETED}), 3_000),
+        (OperationBegun(*at, "nap#1", "sleep", Wait("", 60_000)), 3_000),
+        (OperationBegun(*at, "dawn#1", "sleep", Wait("", None, 99_000)), 3_000),
+        (OperationBegun(*at, "g#1/0/w#1", "wait_signal", wait), 4_000),
+        (OperationBegun(*at, "g#1/1/w#1", "wait_signal", wait), 3_500),
+        (OperationBegun(*at, "c#1", "child", None, Child("run-c", "c")), 4_000),
+        (OperationRetried(*at, "s#1", 2, 5_000, "all", failure), 4_000),
+        (Reported(*at, "s#1", "heartbeat", b"json.1:3"), 4_000),
+        (Reported(*at, "", "heartbeat", b"json.1:4"), 4_000),
+        (Reported(*at, "", "progress", b"json.1:5"), 4_000),
+        (ScopesClosed(*at, "g#2", (0, 2)), 4_000),
+        (StepSuspended(*at), 4_000),
+    ]
+
+
+ASKED_FAILED: tuple[Entry, int] = (RunFailed("main", "work", 1, 1, Failure("E", "no"), "f#1"), 6_000)
 PAUSED: list[tuple[Entry, int]] = [
     (Paused("z", "hold", "me", freezes=False), 4_000),
     (Paused("", "all of it", "you"), 5_000),
 ]
 FAILED: tuple[Entry, int] = (RunFailed("x", "s", 1, 1, Failure("timeout", "late")), 6_000)
+SIGNALLED = OperationCompleted("main", "work", 1, "g#1/0/w#1", "wait_signal", INPUT, 7)
+BLOCKED = RunBlocked("main", "work", 1, "definition_changed", "expected another")
 CANCELLED: tuple[Entry, int] = (RunCancelled("not wanted", "me"), 6_000)
 STORIES: dict[str, tuple[list[tuple[Entry, int]], list[tuple[Entry, int]]]] = {
     "waiting": (waiting(), [(SignalReceived("y", "s", 1, 1, INPUT, ()), 7_000)]),
@@ -65,6 +100,10 @@ STORIES: dict[str, tuple[list[tuple[Entry, int]], list[tuple[Entry, int]]]] = {
     "failed under a pause": ([*waiting(), *PAUSED, FAILED], [(RunReopened("me"), 7_000)]),
     "reopened": ([*waiting(), FAILED, (RunReopened("me"), 7_000)], [CANCELLED]),
     "cancelled": ([*waiting(), CANCELLED], []),
+    "asking": (asking(), [(SIGNALLED, 7_000)]),
+    "asking under a pause": ([*asking(), PAUSED[1]], [(Unpaused("", "me"), 7_000), (SIGNALLED, 8_000)]),
+    "asking, and failed": ([*asking(), ASKED_FAILED], [(RunReopened("me"), 7_000)]),
+    "asking, and blocked": ([*asking(), (BLOCKED, 6_000)], [(SIGNALLED, 7_000)]),
 }
 
 
@@ -84,8 +123,14 @@ def test_whatever_a_run_waits_for_comes_back(name: str) -> None:
         if each != "branches":
             assert getattr(again, each) == getattr(run, each)
     for branch in run.branches.values():
+        same = again.branches[branch.id]
         for each in type(branch).__slots__:
-            assert getattr(again.branches[branch.id], each) == getattr(branch, each)
+            if each != "operations":
+                assert getattr(same, each) == getattr(branch, each)
+        assert list(same.operations) == list(branch.operations)
+        for key, operation in branch.operations.items():
+            for each in type(operation).__slots__:
+                assert getattr(same.operations[key], each) == getattr(operation, each)
 
 
 def test_who_waits_for_a_signal_longest_still_does() -> None:
@@ -132,17 +177,24 @@ def test_what_comes_back_shares_nothing_with_what_was() -> None:
     assert again is not None
     evolve(again, StepCompleted("left", "m", 1, 2, b"json.1:2", (), {"v": b"json.1:2"}), 4_000)
     assert run.branches["left"].variables == {"v": b"json.1:1"}
+    run = replay("r", asking())
+    again = decode_run("r", encode_run(run))
+    assert again is not None
+    evolve(again, SIGNALLED, 5_000)
+    assert run.branches["main"].operations["g#1/0/w#1"].status == "waiting"
 
 
 def test_each_payload_stands_once() -> None:
     assert encode_run(example()).count(INPUT) == 1
+    told = [*asking(), (SIGNALLED, 5_000)]
+    assert encode_run(replay("r", told)).count(INPUT) == 1, "also where an operation gave it"
 
 
 def test_a_snapshot_of_another_version_is_none() -> None:
     """Invariant 5: an older one is passed over as well, for its layout is another."""
     other = parts(example())
-    assert other[0] == 2
-    for version in (1, 3):
+    assert other[0] == 3
+    for version in (1, 2, 4):
         assert decode_run("r", msgspec.msgpack.encode([version, *other[1:]])) is None
 
 

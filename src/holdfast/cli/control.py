@@ -159,7 +159,7 @@ async def _cancelled(url: str, run_id: str, ask: Callable[[AsyncHandle], Awaitab
         handle = await engine.get(run_id)
         await ask(handle)
         async with until_stopped() as stop:
-            return await wait(handle, url)
+            return await wait(engine, handle, url)
         return Ended(id=run_id, status="", stopped_by=stop.signal)
 
 

@@ -13,10 +13,11 @@ def explain(id: RunId, *, db: Db = None, as_json: AsJson = False) -> None:
     """Say in one line what a run waits for, and who must act; or that it goes on, or is over.
 
     The line is: reason: detail; action. The reason is one of over, blocked,
-    running, lease, pause, signal, timer, backoff, join, no_worker,
-    missing_task, due.
+    running, lease, pause, signal, child, timer, backoff, join,
+    no_worker, missing_task, due.
 
-    With --json: {"run_id", "status", "reason", "detail", "action", "branch", "step", "due_at"}.
+    With --json: {"run_id", "status", "reason", "detail", "action", "branch",
+    "step", "operation", "child", "due_at"}.
     """
     explanation = asyncio.run(_explain(existing_url(db), given_id(id)))
     if as_json:

@@ -13,7 +13,7 @@ from typing import Self
 import holdfast
 from holdfast.definition.flow import Flow
 from holdfast.definition.workflow import Workflow
-from holdfast.errors import UsageError
+from holdfast.errors import DefinitionError, UsageError
 from holdfast.runtime.starts import Definable
 
 _OURS = str(Path(holdfast.__file__).parent) + os.sep
@@ -41,6 +41,33 @@ def load_workflow(target: str) -> Definable:
     else:
         what = f"{target!r} is a {type(value).__name__}, not a Flow or Workflow"
     raise UsageError(what=what, fix=_choice(source, found))
+
+
+def load_with_children(target: str) -> list[Definable]:
+    """What `load_workflow` gives, first; and where its code may start child runs, what else the module has.
+
+    Of that, what cannot be driven here is left out: it says so when it is asked for.
+    """
+    wanted = load_workflow(target)
+    built = _built(wanted)
+    # Without a context no code of it runs that could.
+    if built is None or not any(task.takes_context for task in built.tasks.values()):
+        return [wanted]
+    known = {built.name}
+    family = [wanted]
+    for other in _workflows(_load(target.rpartition(":")[0])).values():
+        child = _built(other)
+        if child is not None and child.name not in known and not child.missing_tasks():
+            known.add(child.name)
+            family.append(other)
+    return family
+
+
+def _built(target: Definable) -> Workflow | None:
+    try:
+        return target.build(durable=True) if isinstance(target, Flow) else target
+    except DefinitionError:
+        return None
 
 
 def load_workflows(sources: Iterable[str]) -> list[Definable]:

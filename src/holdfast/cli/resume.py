@@ -68,7 +68,7 @@ async def _resume_and_wait(run_id: str, workflows: Sequence[Definable], url: str
             with contextlib.suppress(TimeoutError, TaskError, CodecError, RunBlockedError):
                 async with asyncio.timeout(LOOK_FIRST_S):
                     await engine.resume(run_id)
-            return await wait(handle, url)
+            return await wait(engine, handle, url)
         return Ended(id=run_id, status="", stopped_by=stop.signal)
 
 

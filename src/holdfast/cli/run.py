@@ -2,13 +2,13 @@
 
 import asyncio
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, get_args
 
 import typer
 
 from holdfast.cli.inputs import read_json
-from holdfast.cli.loading import load_workflow
+from holdfast.cli.loading import load_with_children
 from holdfast.cli.options import MEMORY, AsJson, Db
 from holdfast.cli.output import note, reserve_stdout
 from holdfast.cli.stopping import until_stopped
@@ -56,6 +56,7 @@ def run(
     """Start a run and print its result as JSON; without a database it runs in memory.
 
     It is driven here, unless a worker owns the database: then it is driven there, and waited for.
+    Child runs that it starts are driven here too, if their workflows are in the same module.
 
     With --json: {"id": ..., "status": "completed", "output": ...} or
     {"id": ..., "status": "failed", "failure": {"type", "message", "types",
@@ -70,21 +71,21 @@ def run(
     if id is not None and url == MEMORY:
         note("without --db nothing is kept: a run with the same --id will begin anew")
     stdout = reserve_stdout()
-    ended = asyncio.run(_start_and_wait(load_workflow(target), value, url, id, policy))
+    ended = asyncio.run(_start_and_wait(load_with_children(target), value, url, id, policy))
     finish(ended, url, stdout, _way_on(ended.id, url, policy), as_json=as_json)
 
 
 async def _start_and_wait(
-    workflow: Definable, value: object, url: str, run_id: str | None, policy: OnConflict
+    workflows: Sequence[Definable], value: object, url: str, run_id: str | None, policy: OnConflict
 ) -> Ended:
     if not url:
         raise UsageError(what="--db names no database", fix="leave it out to run in memory")
-    async with AsyncEngine(url, workflows=[workflow]) as engine:
-        handle = await engine.start(workflow, value, id=run_id, on_conflict=policy)
+    async with AsyncEngine(url, workflows=workflows) as engine:
+        handle = await engine.start(workflows[0], value, id=run_id, on_conflict=policy)
         if not engine.is_driving:
             note(f"run {handle.id}: another process owns {url} and drives it; waiting for the result")
         async with until_stopped() as stop:
-            return await wait(handle, url)
+            return await wait(engine, handle, url)
         return Ended(id=handle.id, status="", stopped_by=stop.signal)
 
 

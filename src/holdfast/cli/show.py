@@ -18,11 +18,13 @@ from holdfast.cli.payloads import fold, output_of, plain, text_of
 from holdfast.core.entries import Failure
 from holdfast.core.run import OVER
 from holdfast.engine import AsyncEngine
-from holdfast.runtime.views import JournalEntry, Pause, RunStatus
+from holdfast.errors import FormatError
+from holdfast.runtime.views import BranchStatus, JournalEntry, OperationStatus, Pause, RunStatus
 
-BRANCH_COLUMNS = ("branch", "status", "step", "attempt", "parent", "failure")
+BRANCH_COLUMNS = ("branch", "status", "step", "attempt", "parent", "what")
+PROGRESS_COLUMNS = ("branch", "progress")
 VARIABLE_COLUMNS = ("branch", "variable", "value")
-WAITING_COLUMNS = ("branch", "step", "reason", "detail", "since", "until")
+WAITING_COLUMNS = ("branch", "step", "operation", "reason", "detail", "since", "until")
 SIGNAL_COLUMNS = ("signal", "id", "sent", "payload")
 JOURNAL_COLUMNS = ("position", "time", "epoch", "kind", "branch", "step", "attempt", "what")
 
@@ -35,10 +37,14 @@ def show(
 ) -> None:
     """Show a run: its status, what it waits for, its output or failure, and its journal.
 
+    Below a branch stands what the body of its step has asked for.
+
     With --json, an object: {"id", "workflow", "fingerprint", "status",
-    "output", "failure", "branches": {name: {..., "pause", "variables"}},
-    "waiting": [{"branch", "step", "reason", "detail", "signal", "since",
-    "due_at"}, ...], "undelivered": [{"name", "id", "payload", "sent_at"}, ...],
+    "output", "failure", "branches": {name: {..., "pause", "variables",
+    "operations": [{"key", "kind", "status", "attempt", "output", "failure",
+    "due_at", "child"}, ...], "progress"}}, "waiting": [{"branch", "step",
+    "operation", "reason", "detail", "signal", "child", "since", "due_at"},
+    ...], "undelivered": [{"name", "id", "payload", "sent_at"}, ...],
     "pause": {"reason", "by", "freezes"} or null, "cancel_reason",
     "cancelled_by", "deadline", "position", "worker", "recoveries",
     "created_at", "updated_at", "journal": [{"position", "epoch", "at",
@@ -47,15 +53,16 @@ def show(
     """
     run_id = given_id(id)
     status, journal = asyncio.run(_read(existing_url(db), run_id))
-    output = output_of(fold(run_id, journal))
+    output = output_of(fold(run_id, journal)) if status.status in OVER else None
     if as_json:
         facts = {name: plain(getattr(status, name)) for name in status.__struct_fields__}
         print_document({**facts, "output": output, "journal": plain(journal)})
         return
     _print_head(status, output)
     print_line("\nbranches")
-    print_table(BRANCH_COLUMNS, [_branch_row(status, name) for name in status.branches])
+    print_table(BRANCH_COLUMNS, [row for branch in status.branches.values() for row in _branch_rows(branch)])
     _print_variables(status)
+    _print_progress(status)
     if status.status not in OVER:
         _print_waiting(status)
     _print_undelivered(status)
@@ -67,11 +74,14 @@ async def _read(url: str, run_id: str) -> tuple[RunStatus, list[JournalEntry]]:
     async with AsyncEngine(url, worker=False) as engine:
         handle = await engine.get(run_id)
         status = await handle.status()
-        if status.status == "blocked":
-            return status, []
+        try:
+            journal = await handle.journal()
+        except FormatError:
+            if status.status != "blocked":
+                raise
+            return status, []  # that it cannot be read is why it is blocked
         # The run may have gone on between the two: what is shown is one moment.
-        journal = [each for each in await handle.journal() if each.position <= status.position]
-        return status, journal
+        return status, [each for each in journal if each.position <= status.position]
 
 
 def _print_head(status: RunStatus, output: object) -> None:
@@ -109,11 +119,18 @@ def _print_variables(status: RunStatus) -> None:
         print_table(VARIABLE_COLUMNS, rows)
 
 
+def _print_progress(status: RunStatus) -> None:
+    reported = [branch for branch in status.branches.values() if branch.progress is not None]
+    if reported:
+        print_line("progress")
+        print_table(PROGRESS_COLUMNS, [(each.id, shortened(text_of(each.progress))) for each in reported])
+
+
 def _print_waiting(status: RunStatus) -> None:
     if status.waiting:
         print_line("waiting for")
         rows = [
-            (w.branch, w.step, w.reason, printed_line(w.detail), _when(w.since), _when(w.due_at))
+            (w.branch, w.step, w.operation, w.reason, printed_line(w.detail), _when(w.since), _when(w.due_at))
             for w in status.waiting
         ]
         print_table(WAITING_COLUMNS, rows)
@@ -150,17 +167,24 @@ def _when(at: datetime | None) -> str:
     return "-" if at is None else moment(at)
 
 
-def _branch_row(status: RunStatus, name: str) -> tuple[str, ...]:
-    branch = status.branches[name]
+def _branch_rows(branch: BranchStatus) -> list[tuple[str, ...]]:
     failure = "" if branch.failure is None else shortened(branch.failure.summary())
-    return (
-        branch.id,
-        branch.status,
-        branch.step or "-",
-        str(branch.attempt),
-        branch.parent or "-",
-        failure,
-    )
+    attempt, parent = str(branch.attempt), branch.parent or "-"
+    own = (branch.id, branch.status, branch.step or "-", attempt, parent, failure)
+    return [own, *(_operation_row(operation) for operation in branch.operations)]
+
+
+def _operation_row(operation: OperationStatus) -> tuple[str, ...]:
+    said: list[str] = [operation.kind]
+    if operation.child is not None:
+        said.append(f"run {operation.child}")
+    if operation.due_at is not None:
+        said.append(f"until {moment(operation.due_at)}")
+    if operation.failure is not None:
+        said.append(shortened(operation.failure.summary()))
+    elif operation.output is not None and operation.output != operation.child:
+        said.append(shortened(text_of(operation.output)))
+    return (f"  {operation.key}", operation.status, "", str(operation.attempt), "", ", ".join(said))
 
 
 def _journal_row(each: JournalEntry) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from holdfast.cli.options import MEMORY
 from holdfast.cli.output import FAILED, INTERRUPTED, Reserved, note, printed_line
 from holdfast.cli.payloads import fold, output_of, plain
 from holdfast.core.entries import Failure
-from holdfast.engine import AsyncHandle
+from holdfast.engine import AsyncEngine, AsyncHandle
 from holdfast.errors import CodecError, ResultTimeoutError, RunBlockedError, TaskError, UsageError
 from holdfast.runtime.explain import Explanation
 from holdfast.runtime.urls import without_password
@@ -34,7 +34,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     stopped_by: Signals | None = None
 
 
-async def wait(handle: AsyncHandle, url: str) -> Ended:
+async def wait(engine: AsyncEngine, handle: AsyncHandle, url: str) -> Ended:
     """Wait until the run is over or blocked; say what it waits for meanwhile, once for each thing.
 
     Raises:
@@ -45,10 +45,10 @@ async def wait(handle: AsyncHandle, url: str) -> Ended:
         try:
             await handle.result(look_s)
         except ResultTimeoutError:
-            told = _tell_why(await handle.explain(), url, told)
+            told = _tell_why(await _explained(engine, handle), url, told)
             look_s = min(look_s * 2, LOOK_MAX_S)
         except RunBlockedError as error:
-            failure = Failure("blocked", error.reason)
+            failure = (await handle.status()).failure or Failure("blocked", error.reason)
             return Ended(id=handle.id, status="blocked", failure=failure)
         except (TaskError, CodecError):
             # A CodecError is an output that its own annotation refuses: it is what the run gave all the same.
@@ -59,16 +59,28 @@ async def wait(handle: AsyncHandle, url: str) -> Ended:
     return Ended(id=handle.id, status=run.status, output=output_of(run), failure=run.failure)
 
 
+async def _explained(engine: AsyncEngine, handle: AsyncHandle) -> Explanation:
+    """Why the run does not go on; where it waits for a child, why that one does not, and so on."""
+    explanation = await handle.explain()
+    while explanation.child is not None:
+        explanation = await (await engine.get(explanation.child)).explain()
+    return explanation
+
+
 def why(explanation: Explanation) -> str:
     """What a run waits for and who must act, as one line."""
     action = f"; {explanation.action}" if explanation.action else ""
     return printed_line(f"{explanation.detail}{action}")
 
 
-def _tell_why(
-    explanation: Explanation, url: str, told: tuple[str, str, str] | None
-) -> tuple[str, str, str] | None:
-    thing = (explanation.reason, explanation.branch, explanation.step)
+def _tell_why(explanation: Explanation, url: str, told: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    thing = (
+        explanation.run_id,
+        explanation.reason,
+        explanation.branch,
+        explanation.step,
+        explanation.operation,
+    )
     if explanation.reason in _USUAL or thing == told:
         return told
     if url == MEMORY and explanation.reason in _UNREACHABLE:

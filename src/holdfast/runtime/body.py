@@ -117,8 +117,12 @@ class Body:
 
     def check_passed(self, scope: Scope, found: str) -> None:
         """See `Owner`."""
-        if not self._left:
-            return
+        passed = self._not_asked_for(scope) if self._left else []
+        if passed:
+            raise self.diverge(f"{passed[0][0].kind} {passed[0][0].key}", found)
+
+    def _not_asked_for(self, scope: Scope) -> list[list[Operation]]:
+        """What is recorded within a scope, or around it, and is to be asked for before anything new there."""
         passed = [each for path, each in self._recorded.items() if path.startswith(scope.path)]
         around = scope.parent
         while around is not None:
@@ -127,8 +131,7 @@ class Body:
             passed += [around.rest] if around.rest else []
             passed += [self._recorded[path] for path in beside if not path.startswith(around.open)]
             around = around.parent
-        if passed:
-            raise self.diverge(f"{passed[0][0].kind} {passed[0][0].key}", found)
+        return passed
 
     def abandon(self, path: str) -> None:
         """See `Owner`."""
@@ -253,13 +256,13 @@ class Body:
             self._stopped.append(future)
             await self._until(future)
 
-    def patched(self, name: str) -> bool:
+    def patched(self, scope: Scope, name: str) -> bool:
         """Whether the code from the patch on is for this run: not if it had gone past that place before."""
         key = f"patched:{name}"
         if key in self.branch.operations:
             return True
         if key not in self._patches:
-            is_new = self._patches[key] = self._left == 0
+            is_new = self._patches[key] = not scope.rest and not self._not_asked_for(scope)
             if is_new:
                 self.record_later(key, "patch", NOTHING)
         return self._patches[key]

@@ -84,8 +84,8 @@ class Context(Facts):
             What `fn` returned, encoded and decoded by its annotation, also the first time.
 
         Raises:
-            StepError: It failed and its retries are used up; recorded as well. `StepTimeoutError` where its time
-                was up.
+            StepError: It failed and its retries are used up; recorded as well. `StepTimeoutError` where its
+                time was up.
             UsageError: It cannot be called so, or not from here; nothing was recorded.
         """
         scope = current_scope(self._body, "ctx.step")

@@ -88,8 +88,8 @@ class Facts(DurableContext):
         Args:
             patch: Names the change; the same name gives the same answer in all of a run.
         """
-        current_scope(self._body, "ctx.patched")
-        return self._body.patched(check_name(patch, what="name of a patch"))
+        scope = current_scope(self._body, "ctx.patched")
+        return self._body.patched(scope, check_name(patch, what="name of a patch"))
 
     def _value(self, name: str, make: Callable[[], Any], annotation: Any) -> Any:
         scope = current_scope(self._body, f"ctx.{name}")

@@ -254,7 +254,10 @@ class Store(Protocol):
         ...
 
     async def delete(self, key: int) -> bool:
-        """Remove all of a run that is over, unless the run that started it is there and not over.
+        """Remove all of a run that is over, unless the run that started it may wait for it.
+
+        That one may as long as it is there, not over, and has the incarnation `parent_incarnation`: any other
+        never asked for this outcome, and would not be given it.
 
         Returns:
             Whether it was removed.
@@ -263,6 +266,8 @@ class Store(Protocol):
 
     async def sweep(self, workflow: str, status: str, *, before_ms: int, limit: int) -> int:
         """Remove up to `limit` runs of that status, unheld and unchanged since before a moment, as `delete`.
+
+        Those that the run that started them may wait for are kept, and do not count.
 
         Args:
             workflow: Name of their workflow.

@@ -35,9 +35,11 @@ class MemoryTables:
         del self._keys[row.new.id]
 
     def _is_awaited(self, row: Row) -> bool:
-        """Whether the run that started it is there and not over."""
+        """Whether the run that started it is there, still the same incarnation, and not over."""
         parent = None if row.new.parent_key is None else self._rows.get(row.new.parent_key)
-        return parent is not None and parent.status not in ENDED
+        if parent is None or parent.incarnation != row.new.parent_incarnation:
+            return False
+        return parent.status not in ENDED
 
     async def delete(self, key: int) -> bool:
         """See `Store`."""

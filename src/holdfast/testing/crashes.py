@@ -7,7 +7,7 @@ is recorded. Whether *that* is harmless is up to the body, and is what this find
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,17 @@ from holdfast.engine import in_running_loop
 from holdfast.errors import HoldfastError, UsageError
 from holdfast.runtime.starts import Definable
 from holdfast.testing.faults import Fault
-from holdfast.testing.recorded import allowed, completed, first_difference, problems_of
-from holdfast.testing.trials import Ended, Scene, Trial, sendings
+from holdfast.testing.recorded import (
+    Journal,
+    Key,
+    allowed,
+    completed,
+    first_difference,
+    operations_answered,
+    operations_done,
+    problems_of,
+)
+from holdfast.testing.trials import RUN_ID, Ended, Scene, Trial, sendings
 
 Signals = Sequence[tuple[str, object] | tuple[str, object, Duration]]
 WHEN: Mapping[Fault, Literal["before", "after"]] = {
@@ -29,11 +38,13 @@ WHEN: Mapping[Fault, Literal["before", "after"]] = {
 
 @dataclass(frozen=True)
 class Repeat:
-    """A body that ran more than once for one attempt.
+    """A body that ran more than once for one attempt; not that of a durable function, which always may.
 
     Attributes:
         task, step, branch, visit, attempt: Which one.
         times: How often.
+        operation: Its key, where a durable function has called it; the attempt is of that then.
+        run: Id of the child run that it is of, or "" for the run itself.
     """
 
     task: str
@@ -42,6 +53,8 @@ class Repeat:
     visit: int
     attempt: int
     times: int
+    operation: str = ""
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +69,10 @@ class Crash:
         outcome: Status with output or failure of the run; or the error that told that it cannot end.
         effects: What had become of the outside world; None where nobody looked.
         problems: What the engine did wrong. Always empty, or the engine has a bug.
-        journal_differs: The first entry that is not what it is without a crash, or "".
-        steps_differ: The same, where only steps and attempts are compared, and no data.
+        journal_differs: The first entry that is not what it is without a crash, or ""; see
+            `recorded.first_difference` for what counts.
+        steps_differ: The same, where only steps, operations and attempts are compared, and no data.
+        ends_alike: Whether the outcome is that of the run without a crash.
     """
 
     commit: int
@@ -69,6 +84,7 @@ class Crash:
     problems: tuple[str, ...]
     journal_differs: str
     steps_differ: str
+    ends_alike: bool
 
     def __str__(self) -> str:
         """Where it struck."""
@@ -84,7 +100,7 @@ class CrashReport:
         outcome: Status with output or failure of that run.
         effects: What had become of the outside world after it; None where nobody looked.
         tasks: Names of all tasks that were called.
-        crashes: Two for each commit.
+        crashes: Two for each commit, in its order.
         is_observed: Whether `effects` was given.
     """
 
@@ -109,8 +125,8 @@ class CrashReport:
 
         Args:
             idempotent: Names of the tasks that may run more than once for one attempt.
-            deterministic: Whether tasks give the same output for the same argument. Without that, only steps
-                and attempts are compared.
+            deterministic: Whether tasks give the same output for the same argument. Without that, only steps,
+                operations and attempts are compared.
 
         Raises:
             AssertionError: With everything that was found.
@@ -135,7 +151,7 @@ class CrashReport:
     def _wrong(self, crash: Crash, *, deterministic: bool) -> list[str]:
         found = [f"a bug of the engine: {problem}" for problem in crash.problems]
         differs = crash.journal_differs if deterministic else crash.steps_differ
-        if isinstance(crash.outcome, HoldfastError) or (deterministic and crash.outcome != self.outcome):
+        if isinstance(crash.outcome, HoldfastError) or (deterministic and not crash.ends_alike):
             found.append(f"the run ended with {crash.outcome!r}, and without a crash with {self.outcome!r}")
         elif differs:
             found.append(f"the journal differs: {differs}")
@@ -163,10 +179,12 @@ def crash_everywhere(
     input: object = None,
     *,
     signals: Signals = (),
+    others: Iterable[Definable] = (),
     replace: Mapping[str, Callable[..., Any]] | None = None,
     reset: Callable[[], object] = lambda: None,
     effects: Callable[[], object] | None = None,
     folder: Path | None = None,
+    every: int = 1,
 ) -> CrashReport:
     """Run a workflow again and again, each time with a crash at another commit, and compare.
 
@@ -177,10 +195,12 @@ def crash_everywhere(
         workflow: What to run.
         input: Its input.
         signals: What it is sent: name and payload, and how long after the start (default at once).
+        others: Workflows that it starts as children, and that those start.
         replace: Functions to call instead of tasks, by name; see `TestEngine`.
         reset: Called before each run: puts the outside world back to how it was.
         effects: Called after each run: what has become of the outside world, as something that `==` compares.
         folder: Where to make SQLite files; default the runs are in memory.
+        every: Of a workflow with many commits, crash only each that this divides.
 
     Returns:
         What was found; `assert_safe` judges it.
@@ -195,7 +215,15 @@ def crash_everywhere(
         )
     return asyncio.run(
         acrash_everywhere(
-            workflow, input, signals=signals, replace=replace, reset=reset, effects=effects, folder=folder
+            workflow,
+            input,
+            signals=signals,
+            others=others,
+            replace=replace,
+            reset=reset,
+            effects=effects,
+            folder=folder,
+            every=every,
         )
     )
 
@@ -205,16 +233,19 @@ async def acrash_everywhere(
     input: object = None,
     *,
     signals: Signals = (),
+    others: Iterable[Definable] = (),
     replace: Mapping[str, Callable[..., Any]] | None = None,
     reset: Callable[[], object] = lambda: None,
     effects: Callable[[], object] | None = None,
     folder: Path | None = None,
+    every: int = 1,
 ) -> CrashReport:
     """`crash_everywhere` inside an event loop."""
     scene = Scene(
         workflow=workflow,
         input=input,
         signals=sendings(signals),
+        others=list(others),
         replace=replace or {},
         reset=reset,
         effects=effects,
@@ -225,7 +256,7 @@ async def acrash_everywhere(
         raise calm.outcome
     crashes: list[Crash] = []
     tasks = set(calm.tasks.values())
-    for number in range(1, calm.commits + 1):
+    for number in range(every, calm.commits + 1, every):
         for fault, when in WHEN.items():
             ended = await Trial(scene, number, fault).run()
             # Threads may have had more luck in sharing commits this time: then there is no such commit.
@@ -243,36 +274,88 @@ async def acrash_everywhere(
 
 
 def _crash(number: int, when: Literal["before", "after"], calm: Ended, ended: Ended) -> Crash:
-    total = Counter(key for life in ended.lives for key in life.elements())
-    repeats = [
-        Repeat(ended.tasks[key.step], key.step, key.branch, key.visit, key.attempt, times)
-        for key, times in total.items()
-        if times > 1
-    ]
+    total = sum(ended.lives, Counter[Key]())
+    differs = first_difference(calm.journals, ended.journals, with_data=True)
     return Crash(
         commit=number,
         when=when,
         what=ended.what,
-        repeats=tuple(repeats),
+        repeats=tuple(
+            _repeat(ended, key, times)
+            for key, times in total.items()
+            if times > 1 and key not in ended.functions
+        ),
         outcome=ended.outcome,
         effects=ended.effects,
         problems=tuple(_problems(ended)),
-        journal_differs=first_difference(calm.entries, ended.entries, with_data=True),
-        steps_differ=first_difference(calm.entries, ended.entries, with_data=False),
+        journal_differs=differs,
+        steps_differ=first_difference(calm.journals, ended.journals, with_data=False),
+        ends_alike=ended.outcome == calm.outcome or (not differs and _is_renamed(ended)),
+    )
+
+
+def _is_renamed(ended: Ended) -> bool:
+    """Whether names are compared that no two runs have in common: the output may hold them, too."""
+    return any(journal.plain is not journal.entries for journal in ended.journals.values())
+
+
+def _repeat(ended: Ended, key: Key, times: int) -> Repeat:
+    return Repeat(
+        task=ended.tasks[key.operation or key.step],
+        step=key.step,
+        branch=key.branch,
+        visit=key.visit,
+        attempt=key.operation_attempt or key.attempt,
+        times=times,
+        operation=key.operation,
+        run="" if key.run == RUN_ID else key.run,
     )
 
 
 def _problems(ended: Ended) -> list[str]:
     """Promises of the engine that were not kept, whatever the bodies do."""
     first, second = ended.lives
-    problems = problems_of(ended.entries)
-    if list(ended.entries[: len(ended.before)]) != list(ended.before):
-        problems.append("the journal has lost entries that were written before the crash, or changed them")
-    for key in sorted(first.keys() - allowed(ended.before)):
-        problems.append(f"the body of {key.step!r} began before what allows it was written")
-    for key in sorted(second.keys() & completed(ended.before)):
-        problems.append(f"step {key.step!r} was recorded as done, and its body ran again")
+    problems = [problem for journal in ended.journals.values() for problem in problems_of(journal)]
+    for key in sorted(each for each in first if each.is_of_step):
+        journal = ended.before.get(key.run)
+        if journal is None or (key.incarnation == journal.incarnation and key not in allowed(journal)):
+            problems.append(f"the body of {key.step!r} began before what allows it was written")
+    for before in ended.before.values():
+        problems += _not_kept(before, ended.journals.get(before.run), second)
     for key, times in (*first.items(), *second.items()):
-        if times > 1:
-            problems.append(f"the body of {key.step!r} ran {times} times for one attempt, in one process")
+        if times > 1 and key not in ended.functions:
+            name = key.operation or key.step
+            problems.append(f"the body of {name!r} ran {times} times for one attempt, in one process")
     return problems
+
+
+def _not_kept(before: Journal, after: Journal | None, calls: Counter[Key]) -> list[str]:
+    """What was recorded of a run at the crash, and not gone by."""
+    problems = [
+        f"step {key.step!r} was recorded as done, and its body ran again"
+        for key in sorted(calls.keys() & completed(before))
+    ]
+    if not _goes_on(before, after):
+        problems.append("the journal has lost entries that were written before the crash, or changed them")
+    return problems + _operations_again(before, after, calls)
+
+
+def _goes_on(before: Journal, after: Journal | None) -> bool:
+    if after is None or after.incarnation != before.incarnation:
+        return after is not None and after.incarnation > before.incarnation
+    return list(after.entries[: len(before.entries)]) == list(before.entries)
+
+
+def _operations_again(before: Journal, after: Journal | None, calls: Counter[Key]) -> list[str]:
+    """Operations that were done at the crash and ran again, though no retry has asked for them anew."""
+    again = Counter(
+        key._replace(attempt=0, operation_attempt=0) for key in calls.elements() if not key.is_of_step
+    )
+    anew: Counter[Key] = Counter()
+    if after is not None and after.incarnation == before.incarnation:
+        anew = operations_answered(after, after=len(before.entries))
+    return [
+        f"operation {key.operation!r} was recorded as done, and its body ran again"
+        for key in sorted(operations_done(before))
+        if again[key] > anew[key]
+    ]

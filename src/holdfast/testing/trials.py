@@ -1,9 +1,10 @@
 """One run of a workflow that is crashed once and goes on: what `crash_everywhere` repeats."""
 
 import asyncio
+import contextlib
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,12 @@ from holdfast.runtime.starts import Definable
 from holdfast.runtime.urls import store_at
 from holdfast.stores.base import Store
 from holdfast.stores.memory import MemoryStore
-from holdfast.stores.records import Append, Member, Message, NewRun
-from holdfast.testing.bodies import Called
+from holdfast.stores.records import ENDED, Append, Member, Message, NewRun
 from holdfast.testing.clock import VirtualClock
 from holdfast.testing.engine import TestEngine, TestHandle
 from holdfast.testing.faults import Choose, Fault
-from holdfast.testing.recorded import Key, read_entries
-from holdfast.testing.watched import never
+from holdfast.testing.recorded import Journal, Key, list_records, read_journals
+from holdfast.testing.watched import WatchedAttempts, never
 
 RUN_ID = "crashed"
 DYING_TURNS = 10
@@ -45,6 +45,7 @@ class Scene:
 
     Attributes:
         workflow, input: What is started.
+        others: What it starts as children, and they.
         signals: What it is sent, in the order of sending.
         replace: See `TestEngine`.
         reset: Called before each run: puts the outside world back to how it was.
@@ -54,6 +55,7 @@ class Scene:
 
     workflow: Definable
     input: object
+    others: Sequence[Definable]
     signals: Sequence[Sending]
     replace: Mapping[str, Callable[..., Any]]
     reset: Callable[[], object]
@@ -69,22 +71,49 @@ class Ended:
         has_crashed: Whether the fault struck at all.
         what: What the commit was about that was crashed.
         commits: How many there were in the first life.
-        before, entries: The journal at the crash, and in the end.
+        before, journals: The journals of all runs at the crash, and in the end.
         lives: The calls of bodies before the crash, and after it.
+        functions: Those that were bodies of durable functions.
         outcome: Status with output or failure; or the error of a run that did not end.
         effects: See `Scene`.
-        tasks: Name of the task of each step that was called.
+        tasks: Name of the task of each step that was called, and of what each operation called, by its key.
     """
 
     has_crashed: bool
     what: str
     commits: int
-    before: Sequence[Entry]
-    entries: Sequence[Entry]
+    before: Mapping[str, Journal]
+    journals: Mapping[str, Journal]
     lives: Sequence[Counter[Key]]
+    functions: Collection[Key]
     outcome: object
     effects: object
     tasks: Mapping[str, str]
+
+
+class TrialEngine(TestEngine):
+    """`TestEngine` that notes which bodies it has called.
+
+    Attributes:
+        attempts: What calls them.
+    """
+
+    def __init__(self, scene: Scene, store: Store, clock: VirtualClock, faults: Choose) -> None:
+        """Args: what is run, where, by which clock, and which commits fail."""
+        super().__init__(
+            workflows=[scene.workflow, *scene.others],
+            replace=scene.replace,
+            clock=clock,
+            store=store,
+            faults=faults,
+        )
+        self.attempts = WatchedAttempts(self._node.worker.attempts)
+        self._node.worker.attempts = self.attempts
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """What was called, by step or operation."""
+        return {each.step: each.task for each in self.bodies.called} | self.attempts.names
 
 
 class Trial:
@@ -100,15 +129,15 @@ class Trial:
         self._memory = MemoryStore(self.clock)
         self._sent = 0
         self._what = ""
-        self._called: list[list[Called]] = []
-        self._entries: list[Entry] = []
+        self._lives: list[TrialEngine] = []
+        self._journals: dict[str, Journal] = {}
 
     async def run(self) -> Ended:
         """Run until the fault or the end, and after a fault until the end."""
         scene = self._scene
         scene.reset()
         env, outcome = await self._live(self._choose)
-        before = self._entries
+        before = self._journals
         if env.crashed.is_set():
             _, outcome = await self._live()
         return Ended(
@@ -116,29 +145,24 @@ class Trial:
             what=self._what,
             commits=env.commits,
             before=before,
-            entries=self._entries,
-            lives=[Counter(Key(*each[1:5]) for each in called) for called in self._called],
+            journals=self._journals,
+            lives=[Counter(life.attempts.called) for life in self._lives],
+            functions={key for life in self._lives for key in life.attempts.functions},
             outcome=outcome,
             effects=None if scene.effects is None else copy.deepcopy(scene.effects()),
-            tasks={each.step: each.task for called in self._called for each in called},
+            tasks={step: task for life in self._lives for step, task in life.tasks.items()},
         )
 
     def _choose(self, number: int, group: Sequence[Member]) -> Fault:
         if number != self._number:
             return Fault.NONE
-        self._what = ", ".join(part for member in group for part in _told(member))
+        self._what = ", ".join(part for member in group for part in _told(member, number))
         return self._fault
 
-    async def _live(self, faults: Choose = never) -> tuple[TestEngine, object]:
+    async def _live(self, faults: Choose = never) -> tuple[TrialEngine, object]:
         """The life of one process: until it crashes, or the run has ended."""
         store = self._reopened()
-        env = TestEngine(
-            workflows=[self._scene.workflow],
-            replace=self._scene.replace,
-            clock=self.clock,
-            store=store,
-            faults=faults,
-        )
+        env = TrialEngine(self._scene, store, self.clock, faults)
         async with asyncio.TaskGroup() as tasks:
             driving = tasks.create_task(self._drive(env, store))
             crashing = tasks.create_task(env.crashed.wait())
@@ -146,28 +170,32 @@ class Trial:
             crashing.cancel()
             if env.crashed.is_set():
                 # The dead process has the store open, and cannot write to it any more.
-                self._entries = await read_entries(store, RUN_ID)
+                self._journals = await read_journals(store)
                 await _kill(driving)
-        self._called.append(env.bodies.called)
+        self._lives.append(env)
         await _stragglers(env)
         return env, None if driving.cancelled() else driving.result()
 
     async def _drive(self, env: TestEngine, store: Store) -> object:
         async with env:
-            outcome = await self._outcome(env)
-            self._entries = await read_entries(store, RUN_ID)
+            outcome: object
+            try:
+                outcome = await self._outcome(env, is_new=await store.find_run(RUN_ID) is None)
+                await _others(env, store)
+            except HoldfastError as error:
+                outcome = error
+            self._journals = await read_journals(store)
             return outcome
 
-    async def _outcome(self, env: TestEngine) -> object:
+    async def _outcome(self, env: TestEngine, *, is_new: bool) -> object:
         scene = self._scene
+        # A run that has begun anew has another input by now: it is found, and not started again.
+        handle = await (env.start(scene.workflow, scene.input, id=RUN_ID) if is_new else env.get(RUN_ID))
+        await self._send(env, handle)
         try:
-            handle = await env.start(scene.workflow, scene.input, id=RUN_ID, on_conflict="use_existing")
-            await self._send(env, handle)
             return "completed", await handle.result()
         except TaskError as error:
             return error.status, None if error.failure is None else error.failure.summary()
-        except HoldfastError as error:
-            return error
 
     async def _send(self, env: TestEngine, handle: TestHandle) -> None:
         """Send what was not acknowledged yet, each at its time; a run that is over takes no more."""
@@ -194,6 +222,14 @@ def sendings(signals: Sequence[tuple[str, object] | tuple[str, object, Duration]
     return sorted(given, key=lambda sending: sending.after_ms)
 
 
+async def _others(env: TestEngine, store: Store) -> None:
+    """Wait for the runs that the run has left behind: children that nobody waits for."""
+    while left := [record.id for record in await list_records(store) if record.status not in ENDED]:
+        for run_id in left:
+            with contextlib.suppress(TaskError):
+                await (await env.get(run_id)).result()
+
+
 async def _kill(life: asyncio.Task[object]) -> None:
     """End a life without mercy: told once it would wait for its bodies, told again it waits for nothing."""
     life.cancel()
@@ -203,17 +239,17 @@ async def _kill(life: asyncio.Task[object]) -> None:
     await asyncio.wait({life})
 
 
-async def _stragglers(env: TestEngine) -> None:
+async def _stragglers(env: TrialEngine) -> None:
     loop = asyncio.get_running_loop()
     until_s = loop.time() + STRAGGLERS_S
-    while env.bodies.running and loop.time() < until_s:  # noqa: ASYNC110 - a thread sets no event
+    while env.attempts.running and loop.time() < until_s:  # noqa: ASYNC110 - a thread sets no event
         await asyncio.sleep(0.001)
 
 
-def _told(member: Member) -> list[str]:
+def _told(member: Member, number: int) -> list[str]:
     match member:
         case NewRun():
-            return ["the start of the run"]
+            return ["the start of the run" if number == 1 else "the run beginning anew"]
         case Message():
             return [f"signal {member.name!r}"]
         case Append(entries=entries) if entries:
@@ -223,5 +259,6 @@ def _told(member: Member) -> list[str]:
 
 
 def _name(entry: Entry) -> str:
-    step: str = getattr(entry, "step", "")
-    return f"{type(entry).__name__} of step {step!r}" if step else type(entry).__name__
+    step, key = getattr(entry, "step", ""), getattr(entry, "key", "")
+    operation = f" of {key!r} in step {step!r}" if key else f" of step {step!r}" if step else ""
+    return f"{type(entry).__name__}{operation}"

@@ -50,35 +50,39 @@ with entry as (delete from {schema}.journal where run = any($1::bigint[]))
 delete from {schema}.snapshots where run = any($1::bigint[])
 """
 _REMOVE = "delete from {schema}.runs where key = any($1::bigint[])"
-_PARENT = "select parent_key from {schema}.runs where key = $1"
+_PARENT = "select parent_key, parent_incarnation from {schema}.runs where key = $1"
 # A parent has the lower key: it comes first, as everywhere. Shared, so that it goes on being over, or holds
-# this up until it is. Served by the primary key.
-_LOCK_PARENT = "select status in {ended} from {schema}.runs where key = $1 for share"
+# this up until it is. An incarnation that is gone never comes back. Served by the primary key.
+_LOCK_PARENT = "select status in {ended} or incarnation <> $2 from {schema}.runs where key = $1 for share"
 # Compared with the locked row: another run may have started it anew meanwhile. Served by the primary key.
 _LOCK_DELETED = """
 select from {schema}.runs
-where key = $1 and status in {ended} and parent_key is not distinct from $2 for update
+where key = $1 and status in {ended} and parent_key is not distinct from $2 and parent_incarnation = $3
+for update
 """
 # A walk along `runs_swept`, from what was changed last the longest time ago. Passes over what someone has
 # locked, and so waits for nobody, in whatever order it locks; the conditions are compared with the locked row,
-# and status and instant as they are: the index only leads there. The status of a parent is asked for in a way
-# that the planner cannot turn into a join, for which it might read all runs there are.
+# and status and instant as they are: the index only leads there. The parent is asked for in a way that the
+# planner cannot turn into a join, for which it might read all runs there are.
 _LOCK_SWEPT = """
-select key, parent_key from {schema}.runs
+select key, parent_key, parent_incarnation from {schema}.runs
 where workflow = $1 and sweep_status = $2 and sweep_status is not null and sweep_at_ms < $3 and worker is null
     and status = $2 and updated_at_ms < $3
     and coalesce((
-        select parent.status in {ended} from {schema}.runs as parent where parent.key = runs.parent_key
+        select parent.status in {ended} or parent.incarnation <> runs.parent_incarnation
+        from {schema}.runs as parent where parent.key = runs.parent_key
     ), true)
 order by sweep_at_ms limit $4 for update of runs skip locked
 """
 # Parents that are there, and could not be made to go on being over. Passes over what someone has locked: to
-# wait for a parent with a child in hand would be the wrong order. Served by the primary key.
+# wait for a parent with a child in hand would be the wrong order. Their incarnations need no lock: they only
+# grow, and this statement's snapshot is younger than each child in hand, so one that differs from the child's
+# came after that. Served by the primary key.
 _LIVE_PARENTS = """
 with over as materialized (
     select key from {schema}.runs where key = any($1::bigint[]) and status in {ended} for share skip locked
 )
-select key from {schema}.runs where key = any($1::bigint[]) and key not in (select key from over)
+select key, incarnation from {schema}.runs where key = any($1::bigint[]) and key not in (select key from over)
 """
 
 
@@ -113,15 +117,16 @@ async def replace(
 
 
 async def delete(connection: Connection, address: Address, key: int) -> bool:
-    """Remove a run that is over, unless its parent is there and not over."""
+    """Remove a run that is over, unless its parent is there, of the same incarnation, and not over."""
     async with connection.transaction():
         row = await connection.fetchrow(address.sql(_PARENT), key)
         if row is None:
             return False
-        parent = await connection.fetchrow(address.sql(LOCK_PARENT), row[0])
+        parent_key, incarnation = row
+        parent = await connection.fetchrow(address.sql(LOCK_PARENT), parent_key, incarnation)
         if parent is not None and not parent[0]:
             return False
-        if await connection.fetchrow(address.sql(LOCK_DELETED), key, row[0]) is None:
+        if await connection.fetchrow(address.sql(LOCK_DELETED), key, parent_key, incarnation) is None:
             return False
         await _remove(connection, address, [key])
     return True
@@ -134,10 +139,10 @@ async def sweep(
     async with connection.transaction():
         rows = await connection.fetch(address.sql(LOCK_SWEPT), workflow, status, before_ms, limit)
         parents = sorted({row[1] for row in rows if row[1] is not None})
-        live: set[int] = set()
+        live: set[tuple[int, int]] = set()
         if parents:
-            live = {row[0] for row in await connection.fetch(address.sql(LIVE_PARENTS), parents)}
-        keys = [row[0] for row in rows if row[1] not in live]
+            live = {(row[0], row[1]) for row in await connection.fetch(address.sql(LIVE_PARENTS), parents)}
+        keys = [row[0] for row in rows if (row[1], row[2]) not in live]
         if keys:
             await _remove(connection, address, keys)
     return len(keys)

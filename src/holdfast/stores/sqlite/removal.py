@@ -22,10 +22,13 @@ update runs set incarnation = incarnation + 1, epoch = epoch + 1, recoveries = 0
     = (select ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
 where key = ?1 and epoch = ?2 returning messages_sent
 """
-# A child's parent may still ask for its outcome, or send it a cancel.
+# A child's parent may still ask for its outcome, or send it a cancel. With another incarnation it does neither:
+# it knows nothing of this child, and the outcome would be dropped.
 _NOT_AWAITED = f"""
 not exists (
-    select 1 from runs as parent where parent.key = runs.parent_key and parent.status not in ({_ENDED})
+    select 1 from runs as parent
+    where parent.key = runs.parent_key and parent.incarnation = runs.parent_incarnation
+        and parent.status not in ({_ENDED})
 )
 """  # noqa: S608 - constants of ours
 _IS_DELETABLE = f"select key from runs where key = ? and status in ({_ENDED}) and {_NOT_AWAITED}"  # noqa: S608 - constants of ours

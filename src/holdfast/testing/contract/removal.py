@@ -7,6 +7,7 @@ from holdfast.stores.records import ENDED, QUARANTINE_AT, Applied, Fenced, Snaps
 from holdfast.testing.clock import VirtualClock
 from holdfast.testing.contract.place import (
     DAY_MS,
+    ME,
     Place,
     append,
     applied,
@@ -122,10 +123,60 @@ class Removal(Tests):
             assert await sweep(store) == 1
             assert await ids(store) == set()
 
+    @pytest.mark.parametrize("status", ["running", "suspended", "completed", "failed"])
+    async def test_a_child_of_a_run_that_has_begun_anew_is_deleted(self, place: Place, status: str) -> None:
+        async with place.opened() as store:
+            parent = await insert_held(store, "parent")
+            child = await insert_ended(store, "child", parent_key=parent, parent_incarnation=1)
+            await applied(store, parked(parent, status=status))
+            anew = await store.replace(new_run("parent", worker=ME), key=parent, epoch=1, keep_inbox=True)
+            assert isinstance(anew, Applied)
+            awaited = await insert_ended(store, "awaited", parent_key=parent, parent_incarnation=2)
+            assert not await store.delete(awaited)
+            assert await store.delete(child)
+            assert await ids(store) == {"parent", "awaited"}
+            await applied(store, ended(parent, epoch=2))
+            assert await store.delete(awaited)
+
+    async def test_a_child_of_a_run_that_has_begun_anew_is_swept(
+        self, place: Place, clock: VirtualClock
+    ) -> None:
+        async with place.opened() as store:
+            parent = await insert_held(store, "parent")
+            for n in range(3):
+                await insert_ended(store, f"old-{n}", parent_key=parent, parent_incarnation=1)
+            await insert_ended(store, "kept", parent_key=await insert_held(store, "b"), parent_incarnation=1)
+            clock.advance(1)
+            assert await sweep(store) == 0
+            assert isinstance(await store.replace(new_run("parent", worker=ME), key=parent, epoch=1), Applied)
+            await insert_ended(store, "awaited", parent_key=parent, parent_incarnation=2)
+            clock.advance(1)
+            assert await sweep(store, limit=2) == 2
+            assert await sweep(store) == 1
+            assert await ids(store) == {"parent", "b", "kept", "awaited"}
+            await applied(store, ended(parent, epoch=2))
+            assert await sweep(store) == 1
+            assert await ids(store) == {"parent", "b", "kept"}
+
+    async def test_a_child_that_is_awaited_does_not_keep_one_that_is_not(
+        self, place: Place, clock: VirtualClock
+    ) -> None:
+        async with place.opened() as store:
+            parent = await insert_held(store, "parent")
+            assert isinstance(await store.replace(new_run("parent", worker=ME), key=parent, epoch=1), Applied)
+            for incarnation in (2, 1, 2):
+                name = f"{incarnation} at {clock.wall_ms()}"
+                await insert_ended(store, name, parent_key=parent, parent_incarnation=incarnation)
+                clock.advance(1)
+            assert await sweep(store, limit=1) == 1
+            assert await sweep(store) == 0
+            there = await store.list_runs(status="completed", workflow=None, limit=9, after=None)
+            assert [run.parent_incarnation for run in there] == [2, 2]
+
     async def test_a_parent_is_removed_before_its_children(self, place: Place) -> None:
         async with place.opened() as store:
             parent = await insert_ended(store, "parent")
-            child = await insert_held(store, "child", parent_key=parent)
+            child = await insert_held(store, "child", parent_key=parent, parent_incarnation=1)
             assert await store.delete(parent)
             await applied(store, ended(child))
             assert await store.delete(child)
@@ -170,7 +221,7 @@ class Removal(Tests):
         async with place.opened() as store:
             parent = await insert_held(store, "parent")
             for n in range(3):
-                await insert_ended(store, f"kept-{n}", parent_key=parent)
+                await insert_ended(store, f"kept-{n}", parent_key=parent, parent_incarnation=1)
                 clock.advance(1)
             await insert_ended(store, "old")
             clock.advance(1)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from holdfast.codecs import json as codec
 from holdfast.testing.simulator.checks import Checks
 from holdfast.testing.simulator.journals import Shadow
+from holdfast.testing.simulator.programs import Program
 from holdfast.testing.simulator.world import World
 
 
@@ -48,7 +49,7 @@ class Answers:
         """A run of that id has this workflow and this input; or it does not."""
 
         def is_it(each: Shadow) -> bool:
-            is_same = each.run.workflow == workflow and each.run.input == codec.encode(value)
+            is_same = each.run.workflow == workflow and each.ordered == codec.encode(value)
             return is_same is not is_other
 
         text = f"that {run_id} is {'not ' * is_other}with {value}"
@@ -97,6 +98,17 @@ class Answers:
         self._judge(
             self._any(run_id, since_s, lambda each: each.ended_s is not None), f"that {run_id} is deleted"
         )
+
+    def descendant(self, run_id: str, number: int) -> tuple[str, Program] | None:
+        """One of the runs that a run, or one of these, has started; not for judging."""
+        archive = self._checks.archive
+        there = [
+            each for each in archive if each.startswith(f"{run_id}/") and archive[each][-1].ended_s is None
+        ]
+        if not there:
+            return None
+        found = there[number % len(there)]
+        return found, self._checks.programs[archive[found][-1].run.workflow]
 
     def status_of(self, run_id: str) -> str:
         """What the row says now, "" where there is none: for counting, not for judging."""

@@ -1,7 +1,7 @@
 """The invariants, watched while a simulation runs. Numbers are those of the project's list of invariants.
 
-Watched here, in `journals`, `clocks`, `mail`, `answers` and `endings`: 2 to 6, 8 to 27, 29 to 33 and 35. Not
-yet, for the engine has none of it: children (36). Of 34 only that a stop fails no run.
+Watched here, in `journals`, `performing`, `clocks`, `mail`, `kin`, `answers` and `endings`: 2 to 6, 8 to 27, 29 to
+33, 35 and 36. Of 34 only that a stop fails no run.
 """
 
 from collections import defaultdict
@@ -9,16 +9,32 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from holdfast.codecs import json as codec
+from holdfast.codecs.entries import decode_entry
 from holdfast.core.effects import StartAttempt
-from holdfast.core.entries import Entry, Paused, RunCompleted, RunStarted, StepCompleted
+from holdfast.core.entries import (
+    Entry,
+    OperationBegun,
+    OperationCompleted,
+    OperationFailed,
+    OperationRetried,
+    Paused,
+    RunCompleted,
+    RunStarted,
+    ScopesClosed,
+)
+from holdfast.core.run import Run
 from holdfast.runtime.context import TaskContext
 from holdfast.stores.memory_rows import Row
 from holdfast.stores.records import QUARANTINE_AT, SUSPECT_AT, Append, LeaseTimes, Member, Message
 from holdfast.testing.simulator.database import Database
 from holdfast.testing.simulator.deeds import Deed
 from holdfast.testing.simulator.drawing import failure_types
-from holdfast.testing.simulator.journals import DECODE, Shadow, failures_in
-from holdfast.testing.simulator.programs import Program, Step
+from holdfast.testing.simulator.journals import DECODE, Shadow
+from holdfast.testing.simulator.kin import Kin
+
+from holdfast.testing.simulator.performing import Called
+from holdfast.testing.simulator.programs import Program
+from holdfast.testing.simulator.steps import Step
 from holdfast.testing.simulator.world import World
 
 GONE_S = 5 + 1
@@ -55,6 +71,7 @@ class Checks:
         self._database = database
         self._self_stop_s = lease.self_stop_ms / 1_000
         self._holders: dict[tuple[int, int], str] = {}
+        self._kin = Kin(world, self.shadows)
         database.look = self.look
         database.accepted = self.accepted
         database.stored = self.stored
@@ -69,7 +86,7 @@ class Checks:
             shadow = self.shadows.get(row.key)
             if shadow is None or shadow.incarnation != row.incarnation:
                 shadow = self._begin(row, shadow)
-            recoveries = row.recoveries
+            recoveries, awaited = row.recoveries, shadow.asking.children()
             entries, wrong = shadow.see(row, now_s=now_s, now_ms=now_ms, reaping=reaping)
             self.reaped += reaping and recoveries > 0
             wrong += self._held(row)
@@ -77,22 +94,50 @@ class Checks:
                 self._world.problem(f"run {row.new.id}: {text}")
             if entries:
                 self._explain(shadow, entries)
+                self._kin.saw(shadow, row, entries, awaited)
+            if shadow.mail.fresh:
+                self._kin.heard(shadow)
         if len(rows) < len(self.shadows):
             for key in self.shadows.keys() - {row.key for row in rows}:
                 self._remove(key)
+        self._kin.settle()
 
     def _begin(self, row: Row, old: Shadow | None) -> Shadow:
         """A run that was inserted, or put in the place of another one."""
         now_s = self._world.now_s
-        shadow = Shadow(row, now_s, epoch=0 if old is None else old.epoch)
-        if old is not None:
+        is_anew = old is not None and (row.key, row.incarnation) in self._database.anew
+        shadow = Shadow(
+            row,
+            now_s,
+            self.programs[row.new.workflow],
+            epoch=0 if old is None else old.epoch,
+            before=old if is_anew else None,
+        )
+        if old is None:
+            self._kin.begins(row)
+        else:
             old.ended_s = now_s
-            self._world.hits["replaced"] += 1
+            self._world.hits["begun anew" if is_anew else "replaced"] += 1
+            if is_anew:
+                self._check_anew(row, old)
             if (row.incarnation, row.epoch) != (old.incarnation + 1, old.epoch + 1):
                 self._world.problem(f"run {row.new.id}: replaced under epoch {row.epoch} after {old.epoch}")
         self.shadows[row.key] = shadow
         self.archive[row.new.id].append(shadow)
         return shadow
+
+    def _check_anew(self, row: Row, old: Shadow) -> None:
+        """A function begins anew where it says so, with the input that it says."""
+        run = Run(row.new.id)
+        started = decode_entry(row.new.entries[0], run_id=run.id, position=1)
+        given = DECODE(started.input) if isinstance(started, RunStarted) else None
+        # A value at the end may be recorded nowhere: nothing comes after it that it would go with.
+        wanted = [
+            given if all(each.is_value for each in came.nexts) and came.nexts else came.anew
+            for came in old.reads.values()
+        ]
+        if wanted != [given] or old.run.is_over:
+            self._world.problem(f"run {run.id} begins anew with {given!r}, and has come to {wanted!r}")
 
     def _remove(self, key: int) -> None:
         shadow = self.shadows.pop(key)
@@ -127,21 +172,37 @@ class Checks:
         program = self.programs[shadow.run.workflow]
         for entry in entries:
             self._world.hits[f"entry {type(entry).__name__}"] += 1
-            if isinstance(entry, StepCompleted):
-                at = StartAttempt(entry.branch, entry.step, entry.visit, entry.attempt)
-                if at not in shadow.returned:
-                    self._world.problem(f"run {shadow.run.id}: {at} is completed and has never returned")
-            elif isinstance(entry, RunCompleted):
+            self._count(entry)
+            if isinstance(entry, RunCompleted):
                 self._compare(program, shadow)
             elif isinstance(entry, RunStarted) and entry.timeout_ms is not None:
                 self._world.hits["run with a time-out"] += 1
         self._check_halts(program, shadow, entries)
-        for at, failure in failures_in(entries, program.steps):
-            known = shadow.deeds.get(at)
-            if known is None or failure.type not in failure_types(*known):
-                self._world.problem(f"run {shadow.run.id}: {at} is recorded as failed by {failure.summary()}")
+        for called, failure in shadow.ended:
+            known = shadow.deeds.get(called)
+            if failure is None and called not in shadow.returned:
+                self._world.problem(f"run {shadow.run.id}: {called} is completed and has never returned")
+            if failure is not None and (known is None or failure.type not in failure_types(*known)):
+                self._world.problem(
+                    f"run {shadow.run.id}: {called} is recorded as failed by {failure.summary()}"
+                )
         self._world.hits["clock re-based"] += shadow.clocks.rebased
         shadow.clocks.rebased = 0
+
+    def _count(self, entry: Entry) -> None:
+        """Count what bodies have asked for."""
+        hits = self._world.hits
+        match entry:
+            case OperationBegun():
+                hits[f"operation {entry.kind} begins"] += 1
+            case OperationCompleted() | OperationFailed():
+                hits[f"operation {entry.kind}"] += 1
+            case OperationRetried():
+                hits["operation tried again"] += 1
+            case ScopesClosed():
+                hits[f"{entry.key.rsplit('/', 1)[-1].split('#')[0]} closed"] += 1
+            case _:
+                pass
 
     def _check_halts(self, program: Program, shadow: Shadow, entries: Sequence[Entry]) -> None:
         """Who has come by a pause step is paused (a loop comes back without one)."""
@@ -200,16 +261,31 @@ class Checks:
 
     # Bodies.
 
-    def begins(self, process: Worker, context: TaskContext, step: Step, deed: Deed) -> None:
-        """Invariants 9, 10, 11, 13, 15, 16 and 31, where a body is called."""
-        effect = StartAttempt(context.branch, context.step, context.visit, context.attempt)
+    def life(self, context: TaskContext) -> int:
+        """See `Called`, for an attempt that begins."""
+        shadow = self._of(context)
+        return 0 if shadow is None else self._called(context, shadow).life
+
+    def _of(self, context: TaskContext) -> Shadow | None:
         known = [each for each in self.archive[context.run_id] if each.incarnation == context.incarnation]
-        if not known:
-            self._world.problem(f"{effect} of the unknown run {context.run_id}")
-            return
-        shadow = known[-1]
-        shadow.deeds[effect] = (step, deed)
-        shadow.calls[effect, shadow.reopened] += 1
+        return known[-1] if known else None
+
+    def _called(self, context: TaskContext, shadow: Shadow) -> Called:
+        at = StartAttempt(context.branch, context.step, context.visit, context.attempt)
+        branch = shadow.run.branches.get(context.branch)
+        life = branch.attempt if branch is not None and context.operation else 0
+        return Called(at, context.operation, life)
+
+    def enters(self, process: Worker, context: TaskContext) -> None:
+        """A durable function begins at its first line (invariants 9 and 10)."""
+        shadow = self._of(context)
+        if shadow is None:
+            self._world.problem(f"a body of the unknown run {context.run_id}")
+        else:
+            self._world.hits["body begins"] += 1
+            self._check_holder(process, context, shadow, f"enters {context.step}")
+
+    def _check_holder(self, process: Worker, context: TaskContext, shadow: Shadow, what: str) -> None:
         row = self._database.find_row(context.run_id)
         is_there = row is not None and shadow.ended_s is None
         # Who ends a run may not know yet that this was written; who gives it back starts nothing meanwhile. Nor
@@ -218,20 +294,32 @@ class Checks:
         holder = row.worker if row is not None and is_there and not is_just_over else None
         holder = holder if is_there and not is_just_over else shadow.holders.get(shadow.epoch)
         if holder is None:
-            self._world.problem(f"{process.name} starts {effect} of {context.run_id}, which nobody holds")
+            self._world.problem(f"{process.name} {what} of {context.run_id}, which nobody holds")
         else:
-            self._may_act(process, holder, f"starts {effect} of {context.run_id}")
+            self._may_act(process, holder, f"{what} of {context.run_id}")
         if shadow.ended_s is not None and self._world.faults.is_prompt:
             since_s = self._world.now_s - shadow.ended_s
             if since_s > GONE_S:
-                self._world.problem(f"{process.name} starts {effect}, whose run is gone since {since_s:.1f} s")
-        why = shadow.why_not(effect, self._database.now_ms())
+                self._world.problem(f"{process.name} {what}, whose run is gone since {since_s:.1f} s")
+
+    def begins(self, process: Worker, context: TaskContext, step: Step, deed: Deed, argument: object) -> None:
+        """Invariants 9, 10, 11, 13, 15, 16 and 31, where a body is called."""
+        shadow = self._of(context)
+        if shadow is None:
+            self._world.problem(f"a body of the unknown run {context.run_id}")
+            return
+        called = self._called(context, shadow)
+        shadow.deeds[called] = (step, deed)
+        shadow.calls[called, shadow.reopened] += 1
+        self._check_holder(process, context, shadow, f"starts {called}")
+        why = shadow.why_not(called, argument, self._world.now_s, self._database.now_ms())
         if why is not None:
-            self._world.problem(f"{process.name} starts {effect} of {context.run_id}: {why}")
-        if (effect, shadow.epoch) in shadow.started:
-            self._world.problem(f"{process.name} starts {effect} twice under epoch {shadow.epoch}")
-        shadow.started.add((effect, shadow.epoch))
-        if deed.kind == "kills" and row is not None and is_there:
+            self._world.problem(f"{process.name} starts {called} of {context.run_id}: {why}")
+        if (called, shadow.epoch) in shadow.started:
+            self._world.problem(f"{process.name} starts {called} twice under epoch {shadow.epoch}")
+        shadow.started.add((called, shadow.epoch))
+        row = self._database.find_row(context.run_id)
+        if deed.kind == "kills" and row is not None and shadow.ended_s is None:
             self._kills(process, row, shadow)
 
     def _kills(self, process: Worker, row: Row, shadow: Shadow) -> None:
@@ -250,7 +338,6 @@ class Checks:
 
     def returns(self, context: TaskContext) -> None:
         """The body of an attempt returns."""
-        for shadow in self.archive[context.run_id]:
-            if shadow.incarnation == context.incarnation:
-                at = StartAttempt(context.branch, context.step, context.visit, context.attempt)
-                shadow.returned.add(at)
+        shadow = self._of(context)
+        if shadow is not None:
+            shadow.returned.add(self._called(context, shadow))

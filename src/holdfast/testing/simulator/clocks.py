@@ -2,13 +2,19 @@
 
 A sleep, the time-out of a wait and a backoff run from the stamp of the entry that set them; a pause that
 freezes keeps the remainder, which runs on from the stamp of what ends it. A moment that was named as such does
-not move.
+not move. The same is so for what the body of a step asks for: its operations have clocks of their own.
 """
+
+from collections.abc import Container, Iterable
 
 from holdfast.core.entries import (
     Arrival,
     Entry,
     Moved,
+    OperationBegun,
+    OperationCompleted,
+    OperationFailed,
+    OperationRetried,
     Paused,
     RetryScheduled,
     RunCancelled,
@@ -18,17 +24,18 @@ from holdfast.core.entries import (
     RunStarted,
     SleepEnded,
     StepCompleted,
+    StepSuspended,
     Unpaused,
     WaitTimedOut,
 )
-from holdfast.core.run import OPEN, Run
+from holdfast.core.run import OPEN, Branch, Run, place_of, split_place
 
 
 class Clock:
-    """Of one branch, at one place.
+    """Of one branch, or of an operation of its step, at one place.
 
     Attributes:
-        at: Where the branch is.
+        at: Where the branch is; for an operation, what it waits for, as if the branch did.
         due_ms, left_ms: When it runs out, or what is left while it stands still; both None where none runs.
         backs_off: Whether it is that of a retry.
     """
@@ -76,11 +83,14 @@ class Clocks:
         self._pauses: dict[str, Paused] = {}
         self._deadline = Clock(Arrival("", "", 0))
         self._timeout_ms: int | None = None
+        self._operations: dict[str, Clock] = {}
         self._stopped: dict[str, Clock] = {}
         self._failed = ""
 
     def wrong(self, entry: Entry, at_ms: int) -> str | None:
         """Why a clock does not allow this entry now: before its time, or none runs (invariants 16, 24, 26)."""
+        if isinstance(entry, OperationCompleted | OperationFailed | OperationRetried):
+            return self._wrong_operation(entry, at_ms)
         if not isinstance(entry, SleepEnded | WaitTimedOut | StepCompleted | RetryScheduled | RunFailed):
             return None
         clock = self._clocks.get(entry.branch) if entry.branch else self._deadline
@@ -91,6 +101,22 @@ class Clocks:
         else:
             is_needed = self._is_needed(entry, clock)
         if not is_needed:
+            return None
+        if clock is None or clock.due_ms is None:
+            return f"no clock runs for {entry!r}"
+        return f"{clock.due_ms - at_ms} ms early: {entry!r}" if at_ms < clock.due_ms else None
+
+    def _wrong_operation(
+        self, entry: OperationCompleted | OperationFailed | OperationRetried, at_ms: int
+    ) -> str | None:
+        """The same for what a body has asked for: a sleep, the time-out of a wait, the backoff of a step."""
+        clock = self._operations.get(place_of(entry.branch, entry.key))
+        is_attempt = isinstance(entry, OperationRetried) or entry.kind == "step"
+        is_timer = isinstance(entry, OperationCompleted) and entry.kind == "sleep"
+        is_timer = is_timer or (isinstance(entry, OperationFailed) and entry.kind == "wait_signal")
+        if is_attempt and clock is not None and (clock.left_ms is None or clock.left_ms > 0):
+            is_timer = True
+        if not is_timer:
             return None
         if clock is None or clock.due_ms is None:
             return f"no clock runs for {entry!r}"
@@ -123,8 +149,38 @@ class Clocks:
                 self._reopen(at_ms)
             case RunFailed() | RunCancelled() | RunCompleted():
                 self._end(entry, at_ms)
-            case _:
+            case _ if isinstance(entry, Moved):
                 self._move(entry, at_ms)
+            case OperationBegun() | OperationRetried():
+                self._time(entry, at_ms)
+            case StepSuspended():
+                # The attempt was under way: its delay is over, whatever a pause has kept of it.
+                clock = self._clocks[entry.branch]
+                clock.backs_off, clock.due_ms, clock.left_ms = False, None, None
+            case _:
+                pass
+
+    def keep(self, places: Container[str]) -> None:
+        """Forget the clocks of operations that are done or gone: only those of `places` are not."""
+        for place in [place for place in self._operations if place not in places]:
+            del self._operations[place]
+
+    def _time(self, entry: OperationBegun | OperationRetried, at_ms: int) -> None:
+        wait = entry.wait if isinstance(entry, OperationBegun) else None
+        clock = Clock(Arrival(entry.branch, entry.step, entry.visit, wait=wait))
+        clock.start(at_ms)
+        if isinstance(entry, OperationRetried):
+            clock.backs_off, clock.due_ms = True, at_ms + entry.delay_ms
+        self._operations[place_of(entry.branch, entry.key)] = clock
+        if self._is_frozen(entry.branch):
+            clock.stop(at_ms)
+
+    def _of(self, branch: str) -> list[Clock]:
+        """The clocks of a branch and of its operations, or with "" the deadline."""
+        if not branch:
+            return [self._deadline]
+        mine = [clock for place, clock in self._operations.items() if split_place(place)[0] == branch]
+        return [self._clocks[branch], *mine]
 
     def _move(self, entry: Moved, at_ms: int) -> None:
         del self._clocks[entry.branch]
@@ -159,20 +215,20 @@ class Clocks:
             self._pauses.pop(entry.branch, None)
         else:
             self._pauses.clear()
-        clocks = {**self._clocks, "": self._deadline}
-        for branch, clock in clocks.items():
-            if self._is_frozen(branch):
-                clock.stop(at_ms)
-            else:
-                self.rebased += clock.left_ms is not None
-                clock.go_on(at_ms)
+        for branch in [*self._clocks, ""]:
+            for clock in self._of(branch):
+                if self._is_frozen(branch):
+                    clock.stop(at_ms)
+                else:
+                    self.rebased += clock.left_ms is not None
+                    clock.go_on(at_ms)
 
     def _end(self, entry: RunFailed | RunCancelled | RunCompleted, at_ms: int) -> None:
         self._stopped, self._clocks = self._clocks, {}
         self._pauses.clear()
         self._deadline = Clock(Arrival("", "", 0))
         self._failed = entry.branch if isinstance(entry, RunFailed) else ""
-        for clock in self._stopped.values():
+        for clock in [*self._stopped.values(), *self._operations.values()]:
             clock.stop(at_ms)
 
     def _reopen(self, at_ms: int) -> None:
@@ -184,6 +240,8 @@ class Clocks:
             else:
                 clock.backs_off, clock.due_ms, clock.left_ms = False, None, None
                 clock.start(at_ms)
+        for clock in self._operations.values():
+            clock.go_on(at_ms)
 
     def differences(self, run: Run) -> list[str]:
         """Where the fold of the journal says otherwise (invariant 27)."""
@@ -198,12 +256,37 @@ class Clocks:
                     f"the clock of {name} says {branch.due_at_ms}, {branch.left_ms} left, "
                     f"instead of {clock.due_ms}, {clock.left_ms} left"
                 )
+        wrong += self._operating(branches.values())
         mine = (self._deadline.due_ms, self._deadline.left_ms)
         if not run.is_over and (run.deadline_ms, run.deadline_left_ms) != mine:
             wrong.append(f"the deadline is {run.deadline_ms}, {run.deadline_left_ms} left, instead of {mine}")
         return wrong
 
+    def _operating(self, branches: Iterable[Branch]) -> list[str]:
+        timed = {
+            place_of(branch.id, each.key): each
+            for branch in branches
+            for each in branch.operations.values()
+            if each.due_at_ms is not None or each.left_ms is not None
+        }
+        theirs = {place: (each.due_at_ms, each.left_ms) for place, each in timed.items()}
+        clocks = {place: (clock.due_ms, clock.left_ms) for place, clock in self._operations.items()}
+        mine = {
+            place: times
+            for place, times in clocks.items()
+            if times != (None, None) and split_place(place)[0] in self._clocks
+        }
+        return [] if theirs == mine else [f"clocks of operations say {theirs}, instead of {mine}"]
+
+    def early_ms(self, branch: str, key: str, now_ms: int) -> int:
+        """How long an attempt of an operation has to wait yet: for its own delay, or for that of the step."""
+        clocks = [self._operations.get(place_of(branch, key)), self._clocks.get(branch)]
+        dues = [
+            each.due_ms for each in clocks if each is not None and each.backs_off and each.due_ms is not None
+        ]
+        return max((due_ms - now_ms for due_ms in dues), default=0)
+
     def running(self) -> list[int]:
         """All due times of clocks that run, but for those of retries, which may wait for a slot."""
-        clocks = [*self._clocks.values(), self._deadline]
+        clocks = [*self._clocks.values(), *self._operations.values(), self._deadline]
         return [clock.due_ms for clock in clocks if clock.due_ms is not None and not clock.backs_off]

@@ -30,6 +30,7 @@ class Database(MemoryStore):
 
     Attributes:
         look, accepted, stored: What watches it.
+        anew: Runs that have begun anew with their messages, by key, with the incarnation that did.
     """
 
     def __init__(self, clock: Clock, lease: LeaseTimes) -> None:
@@ -38,6 +39,7 @@ class Database(MemoryStore):
         self.look: Look = lambda _reaping: None
         self.accepted: Accepted = lambda _row, _append: None
         self.stored: Stored = lambda _row, _message: None
+        self.anew: set[tuple[int, int]] = set()
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -110,6 +112,8 @@ class Database(MemoryStore):
     async def replace(self, new: NewRun, *, key: int, epoch: int, keep_inbox: bool = False) -> Outcome:
         """See `Store`."""
         outcome = await super().replace(new, key=key, epoch=epoch, keep_inbox=keep_inbox)
+        if keep_inbox and isinstance(outcome, Applied):
+            self.anew.add((key, self._rows[key].incarnation))
         self.look(False)  # noqa: FBT003 - as above
         return outcome
 

@@ -3,6 +3,7 @@
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from holdfast.codecs.snapshots import encode_run
 from holdfast.core.run import Run
 from holdfast.runtime.explain import Explanation, explain
 from holdfast.runtime.folds import fold
@@ -50,6 +51,9 @@ class Endings:
         for row in self._database.rows:
             shadow = self._shadow(row)
             run, inbox = _now(fold(self._database, record_of(row)))
+            if encode_run(run) != encode_run(shadow.run):
+                wrong.append(f"run {row.new.id} is read as another one than its journal has made")
+            wrong += self._orphaned(row)
             if row.status in ENDED:
                 wrong += self._undelivered(row, shadow, run, inbox)
             said = self._explain(row, run)
@@ -57,6 +61,19 @@ class Endings:
             if said.reason not in self._reasons(row, shadow):
                 wrong.append(f"run {row.new.id} is {row.status} and explained as {said}")
         return wrong
+
+    def _orphaned(self, row: Row) -> list[str]:
+        """A run that somebody was to wait for, who does not any more, is over."""
+        key = row.new.parent_key
+        if key is None or row.status in ENDED:
+            return []
+        parent = self._checks.shadows.get(key)
+        if parent is None or parent.incarnation != row.new.parent_incarnation:
+            self._world.hits["child whose parent is gone"] += 1
+            return []
+        awaited = {child.id for child in parent.asking.children().values()}
+        is_awaited = row.new.id in awaited and not parent.run.is_over
+        return [] if is_awaited else [f"run {row.new.id} is {row.status}, and nobody waits for it"]
 
     def _explain(self, row: Row, run: Run) -> Explanation:
         workers = _now(self._database.workers())
@@ -74,7 +91,16 @@ class Endings:
         run = shadow.run
         if shadow.paused():
             return {"pause"}
-        return {"signal"} if run.waits and not shadow.mail.awaited(run) else set()
+        if run.waits:
+            return set() if shadow.mail.awaited(run) else {"signal"}
+        return {"child"} if self._waits_for_child(shadow) else set()
+
+    def _waits_for_child(self, shadow: Shadow) -> bool:
+        """Whether it has nothing to do but to wait for children, one of which is not over."""
+        if shadow.mail.outcomes():
+            return False
+        rows = [self._database.find_row(child.id) for child in shadow.asking.children().values()]
+        return any(row is not None and row.status not in ENDED for row in rows)
 
     def _undelivered(self, row: Row, shadow: Shadow, run: Run, inbox: Sequence[InboxRow]) -> list[str]:
         """Signals that nobody has received are listed in the finished run."""

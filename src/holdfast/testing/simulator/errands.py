@@ -18,7 +18,7 @@ from holdfast.errors import (
 )
 from holdfast.testing.simulator.answers import Answers
 from holdfast.testing.simulator.callers import AGAIN_S, Order
-from holdfast.testing.simulator.drawing import SIGNALS
+from holdfast.testing.simulator.drawing_functions import SIGNALS
 from holdfast.testing.simulator.programs import Program
 from holdfast.testing.simulator.world import World
 
@@ -44,6 +44,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         at_s: When, in virtual time.
         run_id: Which there may not be.
+        child: With a number, it is meant for one of the runs that this one has started.
         given: Id of the signal, or None for a new one; others may send the same.
         by: Who; nobody else has that name.
         value: Payload of the signal, or the input of a restart.
@@ -55,6 +56,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float
     kind: Kind
     run_id: str
+    child: int | None = None
     program: Program
     by: str
     given: str | None = None
@@ -84,6 +86,9 @@ class Errander:
         if self._since_s is not None:
             world.hits[f"{errand.kind} again in another life"] += 1
         while not self.is_done:
+            if self._errand.child is not None and not self._finds_child(self._errand.child):
+                await asyncio.sleep(LATER_S)
+                continue
             if self._since_s is None:
                 self._since_s = world.now_s
             try:
@@ -102,6 +107,19 @@ class Errander:
                 self._refused(error, self._since_s)
                 if not self.is_done:
                     await asyncio.sleep(LATER_S)
+
+    def _finds_child(self, number: int) -> bool:
+        """Look for the run that it is meant for; who does not find it some times over, gives up."""
+        errand = self._errand
+        found = self._answers.descendant(errand.run_id, number)
+        if found is None:
+            self._tries += 1
+            self.is_done = self._tries >= TRIES_MAX
+            return False
+        run_id, program = found
+        self._errand = msgspec.structs.replace(errand, run_id=run_id, child=None, program=program)
+        self._world.hits[f"{errand.kind} of a child"] += 1
+        return True
 
     def _refused(self, error: Exception, since_s: float) -> None:
         errand, answers = self._errand, self._answers
@@ -221,14 +239,37 @@ class _Draft:
         by = f"somebody {len(self.errands)}"
         self.errands.append(msgspec.structs.replace(errand, at_s=at_s, kind=kind, by=by))
 
+    def add_for_children(self, order: Order) -> None:
+        """The same for the runs that it starts: whoever waits there waits for signals, too."""
+        chance = self._chance
+        for child in order.program.starts:
+            kinds: list[Kind] = []
+            if chance.random() < 0.3:  # noqa: PLR2004 - others are left alone
+                kinds = chance.choices(list(OFTEN), list(OFTEN.values()), k=chance.randint(1, 2))
+            for kind in kinds:
+                self._for_child(self.add(kind, order))
+            for signal in child.signals:
+                if chance.random() < 0.6:  # noqa: PLR2004 - as above
+                    self._for_child(self.add("signal", order, signal))
+            for _ in child.halts:
+                self._for_child(self.add("unpause", order))
+
+    def _for_child(self, errand: Errand) -> None:
+        at = self.errands.index(errand)
+        number = self._chance.randint(0, 9)
+        for n in range(at, len(self.errands)):
+            self.errands[n] = msgspec.structs.replace(self.errands[n], child=number, branch="")
+
 
 def draw_errands(chance: random.Random, orders: Sequence[Order], until_s: float) -> list[Errand]:
     """What is done to the runs that are ordered: enough signals that many waits end, and whatever else."""
     draft = _Draft(chance, until_s)
     for order in {order.id: order for order in reversed(orders)}.values():
-        for wait in order.program.waits:
+        for signal in order.program.signals:
             if chance.random() < 0.75:  # noqa: PLR2004 - most are sent what they wait for
-                draft.add("signal", order, wait.signal)
+                draft.add("signal", order, signal)
+        if order.program.starts:
+            draft.add_for_children(order)
         for _ in order.program.halts:
             if chance.random() < 0.8:  # noqa: PLR2004 - as above
                 draft.add("unpause", order)

@@ -1,7 +1,7 @@
 """What the simulator knows of each run from watching the database: its journal, folded, and its holders."""
 
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from holdfast.codecs import json as codec
@@ -11,7 +11,11 @@ from holdfast.core.entries import (
     Control,
     Entry,
     Failure,
+    OperationCompleted,
+    OperationFailed,
+    OperationRetried,
     RetryScheduled,
+    RunBlocked,
     RunCompleted,
     RunFailed,
     RunReopened,
@@ -24,15 +28,19 @@ from holdfast.core.entries import (
 from holdfast.core.evolve import evolve
 from holdfast.core.invariants import check
 from holdfast.core.owed import owed
-from holdfast.core.run import OPEN, OWING, Run
+from holdfast.core.run import ATTEMPTING, OPEN, Run
 from holdfast.stores.memory_rows import Row
 from holdfast.stores.records import QUARANTINE_AT
+from holdfast.testing.simulator.asked import Asking
 from holdfast.testing.simulator.clocks import Clocks
 from holdfast.testing.simulator.deeds import Deed
 from holdfast.testing.simulator.mail import Mail
-from holdfast.testing.simulator.programs import TIMED_OUT, Step
+from holdfast.testing.simulator.performing import Called, Performing
+from holdfast.testing.simulator.programs import TIMED_OUT, Program
+from holdfast.testing.simulator.reading import Read
+from holdfast.testing.simulator.steps import Step
 
-Completing = StepCompleted | SleepEnded | SignalReceived | WaitTimedOut
+Completing = StepCompleted | SleepEnded | SignalReceived | WaitTimedOut | OperationCompleted | OperationFailed
 """What shows that a run gets on."""
 
 
@@ -47,6 +55,8 @@ class Shadow:
         run: The fold of the journal.
         incarnation, epoch: Of the row.
         mail: Its messages.
+        performing: Its durable functions.
+        ended: Attempts whose outcome was recorded in the transaction seen last, with the failure.
         clocks: Its clocks.
         holders: Workers by epoch.
         held_s: Since when it has the last one.
@@ -66,19 +76,32 @@ class Shadow:
         barred: Attempts that were owed only after a pause was there, which may not start.
     """
 
-    def __init__(self, row: Row, now_s: float, *, epoch: int = 0) -> None:
-        """A run that was just inserted, before `see`; `epoch` is the last of the incarnation before."""
+    def __init__(
+        self, row: Row, now_s: float, program: Program, *, epoch: int = 0, before: "Shadow | None" = None
+    ) -> None:
+        """A run that was just inserted, before `see`.
+
+        Args:
+            row: As it is now.
+            now_s: Virtual time.
+            program: What it does.
+            epoch: The last of the incarnation before.
+            before: That one, if it has begun anew: its messages are kept, and its input is that of callers.
+        """
         self.run = Run(row.new.id)
         self.incarnation = row.incarnation
         self.epoch = epoch
-        self.mail = Mail(self.run.id)
+        self.mail: Mail = Mail(self.run.id, None if before is None else before.mail)
+        self._before = before
+        self.performing = Performing(program.durables)
+        self.ended: list[tuple[Called, Failure | None]] = []
         self.clocks = Clocks()
         self.holders: dict[int, str] = {}
         self.held_s = self.changed_s = now_s
-        self.started: set[tuple[StartAttempt, int]] = set()
-        self.deeds: dict[StartAttempt, tuple[Step, Deed]] = {}
-        self.calls: Counter[tuple[StartAttempt, int]] = Counter()
-        self.returned: set[StartAttempt] = set()
+        self.started: set[tuple[Called, int]] = set()
+        self.deeds: dict[Called, tuple[Step, Deed]] = {}
+        self.calls: Counter[tuple[Called, int]] = Counter()
+        self.returned: set[Called] = set()
         self.kills: set[str] = set()
         self.is_told = True
         self.reopened = 0
@@ -89,8 +112,9 @@ class Shadow:
         self.outputs: list[object] = []
         self.began_s = now_s
         self.ended_s: float | None = None
-        self.barred: set[StartAttempt] = set()
-        self._owed: set[StartAttempt] = set()
+        self.barred: set[Called] = set()
+        self._program = program
+        self._owed: set[Called] = set()
         self._owed_before: list[Effect] = []
         self._journal: list[tuple[int, int, bytes]] = []
         self._worker: str | None = None
@@ -113,8 +137,9 @@ class Shadow:
             return [], []
         self._seen, self.changed_s = seen, now_s
         was_over = self.run.is_over
-        entries, wrong = self._read(row)
-        wrong += self.mail.see(row, entries, was_over=was_over, run=self.run, now_s=now_s)
+        entries, wrong = self._read(row, now_s)
+        children = self.asking.children()
+        wrong += self.mail.see(row, entries, was_over=was_over, run=self.run, children=children, now_s=now_s)
         wrong += self._holder(row, now_s)
         wrong += self._charges(row, entries, reaping=reaping)
         wrong += self._header(row, now_ms)
@@ -124,6 +149,21 @@ class Shadow:
         _note(self.pauses, now_s, self.paused())
         self._bar()
         return entries, wrong
+
+    @property
+    def ordered(self) -> bytes:
+        """The input that somebody has given, encoded."""
+        return self.run.input if self._before is None else self._before.ordered
+
+    @property
+    def asking(self) -> Asking:
+        """What its bodies have asked for."""
+        return self.performing.asking
+
+    @property
+    def reads(self) -> Mapping[str, Read]:
+        """What came of reading its functions, by branch."""
+        return self.performing.reads
 
     def was(self, statuses: Sequence[str], since_s: float) -> bool:
         """Whether its row has said one of these at any time since then."""
@@ -147,9 +187,10 @@ class Shadow:
         names = {branch.id for branch in branches if branch.pause is not None and branch.status in OPEN}
         return frozenset(names if self.run.pause is None else {"", *names})
 
-    def _read(self, row: Row) -> tuple[list[Entry], list[str]]:
+    def _read(self, row: Row, now_s: float) -> tuple[list[Entry], list[str]]:
         """Invariants 2, 3, 5, 14, 15, 17, 20, 23, 29: the journal only grows, by entries that are due now."""
         wrong: list[str] = []
+        self.ended = []
         known = len(self._journal)
         if row.journal[:known] != self._journal:
             wrong.append("a journal has changed")
@@ -167,13 +208,47 @@ class Shadow:
         for position, (_, at_ms, data) in enumerate(added, start=known + 1):
             entry = decode_entry(data, run_id=self.run.id, position=position)
             entries.append(entry)
-            early = self.clocks.wrong(entry, at_ms)
-            wrong += self._misplaced(entry) + ([] if early is None else [early]) + self._received(entry, taken)
-            evolve(self.run, entry, at_ms)
-            self.clocks.see(entry, at_ms)
+            wrong += self._take(entry, position, at_ms, taken)
+        wrong += self.performing.reread(self.run, now_s)
         return entries, wrong + check(self.run) + self.clocks.differences(self.run)
 
+    def _take(self, entry: Entry, position: int, at_ms: int, taken: set[int]) -> list[str]:
+        """Take in one entry; gives what is wrong with it."""
+        performing = self.performing
+        early = self.clocks.wrong(entry, at_ms)
+        wrong = self._misplaced(entry) + ([] if early is None else [early]) + self._received(entry, taken)
+        wrong += performing.wrong(entry, self.run)
+        self._attempted(entry)
+        performing.see(entry, position, self.run)
+        evolve(self.run, entry, at_ms)
+        wrong += performing.differs(entry, self.run)
+        self.clocks.see(entry, at_ms)
+        self.clocks.keep({place for place, _ in self.asking.pending()})
+        return wrong
+
+    def _attempted(self, entry: Entry) -> None:
+        """Note the outcome of an attempt of a task step, or of what a body has asked for as one."""
+        steps = self._program.steps
+        match entry:
+            case StepCompleted() if entry.step in steps:
+                at = StartAttempt(entry.branch, entry.step, entry.visit, entry.attempt)
+                self.ended.append((Called(at), None))
+            case RetryScheduled() | RunFailed() if entry.step in steps:
+                attempt = entry.attempt - isinstance(entry, RetryScheduled)
+                at = StartAttempt(entry.branch, entry.step, entry.visit, attempt)
+                self.ended.append((Called(at), entry.failure))
+            case StepCompleted() if entry.step in self._program.durables:
+                self.received[entry.step, entry.visit] = DECODE(entry.output)
+            case OperationCompleted(kind="step"):
+                self.ended.append((self.performing.called(entry, self.run), None))
+            case OperationFailed(kind="step") | OperationRetried():
+                self.ended.append((self.performing.called(entry, self.run), entry.failure))
+            case _:
+                pass
+
     def _misplaced(self, entry: Entry) -> list[str]:
+        if isinstance(entry, RunBlocked):
+            return [f"nobody has changed its code: {entry!r}"]
         if isinstance(entry, RunReopened):
             self.reopened += 1
             return [] if self.run.status == "failed" else [f"{entry!r} of a run that is {self.run.status}"]
@@ -187,15 +262,17 @@ class Shadow:
 
     def _unowed(self, entry: StepCompleted | RetryScheduled | RunFailed) -> list[str]:
         branch = self.run.branches[entry.branch]
-        if branch.status not in OWING and isinstance(entry, RunFailed):
+        if branch.status not in ATTEMPTING and isinstance(entry, RunFailed):
             return []  # of a wait or a join
         attempt = entry.attempt - 1 if isinstance(entry, RetryScheduled) else entry.attempt
         at = branch.at
         is_owed = at is not None and (at.step, at.visit, branch.attempt) == (entry.step, entry.visit, attempt)
-        return [] if is_owed and branch.status in OWING else [f"nobody owes {entry!r}"]
+        return [] if is_owed and branch.status in ATTEMPTING else [f"nobody owes {entry!r}"]
 
     def _received(self, entry: Entry, taken: set[int]) -> list[str]:
         """Invariants 20 and 23: who waits gets the signal that is first in turn, or times out."""
+        if isinstance(entry, OperationCompleted | OperationFailed):
+            return self._received_by_body(entry, taken)
         if not isinstance(entry, SignalReceived | WaitTimedOut):
             return []
         branch = self.run.branches.get(entry.branch)
@@ -213,6 +290,18 @@ class Shadow:
         if first is None or first.seq != entry.seq:
             return [f"first in turn is {first and first.seq}: {entry!r}"]
         return []
+
+    def _received_by_body(self, entry: OperationCompleted | OperationFailed, taken: set[int]) -> list[str]:
+        """The same for the body of a step that waits."""
+        asked = self.asking.of(entry.branch).get(entry.key)
+        if asked is None or entry.kind != "wait_signal":
+            return []
+        first = self.mail.first(asked.signal, but=taken)
+        if isinstance(entry, OperationFailed):
+            return [] if first is None else [f"timed out beside signal {first.id}, which was there before"]
+        taken.add(entry.seq)
+        is_right = first is not None and first.seq == entry.seq
+        return [] if is_right else [f"first in turn is {first and first.seq}: {entry!r}"]
 
     def _holder(self, row: Row, now_s: float) -> list[str]:
         """Invariants 8 and 9: epochs grow, each has one holder, and a held run is freed before it is taken."""
@@ -256,7 +345,7 @@ class Shadow:
     def _idle(self, due: int | None, now_ms: int) -> list[str]:
         """Of a run that nobody holds."""
         run = self.run
-        if self.mail.awaited(run) or self.mail.controls():
+        if self.mail.awaited(run) or self.mail.controls() or self.mail.outcomes():
             return [] if due is not None and due <= now_ms else [f"due at {due}, and messages are there for it"]
         if run.due_at_ms is None or (due is not None and due <= max(run.due_at_ms, now_ms)):
             return []
@@ -264,39 +353,33 @@ class Shadow:
 
     def _bar(self) -> None:
         """Invariant 31: what is owed only since a pause was stored may not start before that one is over."""
-        now: set[StartAttempt] = set()
+        now = set(self.performing.nexts.steps)
         for effect in owed(self.run):
             start = effect.then if isinstance(effect, ArmTimer) else effect
-            if isinstance(start, StartAttempt):
-                now.add(start)
+            if isinstance(start, StartAttempt) and start.step not in self._program.durables:
+                now.add(Called(start))
         known, self._owed = self._owed, now
         if not self.mail.pending:
             self.barred.clear()
             return
         fresh = self.barred | (now - known)
-        self.barred = {each for each in fresh & now if self.mail.pauses(self.run, each.branch)}
+        self.barred = {each for each in fresh & now if self.mail.pauses(self.run, each.at.branch)}
 
-    def why_not(self, effect: StartAttempt, now_ms: int) -> str | None:
+    def why_not(self, called: Called, argument: object, now_s: float, now_ms: int) -> str | None:
         """Why the journal owes no such attempt now (invariants 13, 15, 16 and 31), or None if it does."""
-        if effect in self.barred:
+        if called in self.barred:
             return "a pause was there before the commit that owes it"
+        if called.key:
+            if self.is_told:
+                return self.performing.why_not(called, argument, self.clocks, (now_s, now_ms))
+            return self.performing.why_not_untold(called, argument, self.clocks, now_ms)
         for each in owed(self.run) + ([] if self.is_told else self._owed_before):
-            if each == effect:
+            if each == called.at:
                 return None
-            if isinstance(each, ArmTimer) and each.then == effect:
+            if isinstance(each, ArmTimer) and each.then == called.at:
                 late_ms = now_ms - each.due_at_ms
                 return None if late_ms >= 0 else f"it is {-late_ms} ms early"
         return f"owed are {owed(self.run)}, status {self.run.status}"
-
-
-def failures_in(entries: Sequence[Entry], steps: Container[str]) -> list[tuple[StartAttempt, Failure]]:
-    """Attempts of the task steps that are recorded as failed, with what is recorded."""
-    failed: list[tuple[StartAttempt, Failure]] = []
-    for entry in entries:
-        if isinstance(entry, RetryScheduled | RunFailed) and entry.step in steps:
-            attempt = entry.attempt - isinstance(entry, RetryScheduled)
-            failed.append((StartAttempt(entry.branch, entry.step, entry.visit, attempt), entry.failure))
-    return failed
 
 
 def _note(log: list[tuple[float, T]], now_s: float, value: T) -> None:

@@ -1,15 +1,25 @@
 """The messages of a run, from the moment in which the store has them: none is lost, none counts twice."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from holdfast.codecs.entries import decode_entry
-from holdfast.core.entries import Entry, Paused, RunCancelled, SignalReceived, Unpaused
-from holdfast.core.run import OPEN, Run
+from holdfast.codecs.entries import decode_entry, decode_outcome
+from holdfast.core.entries import (
+    Child,
+    Entry,
+    OperationCompleted,
+    OperationFailed,
+    Paused,
+    RunCancelled,
+    SignalReceived,
+    Unpaused,
+)
+from holdfast.core.run import OPEN, Run, place_of
 from holdfast.stores.memory_rows import Row
 from holdfast.stores.records import InboxRow
 
 SIGNAL = "signal"
+OUTCOME = "outcome"
 
 
 class Mail:
@@ -20,18 +30,36 @@ class Mail:
         ids: Of all that were ever stored, with name and payload.
         sent: How many they are.
         since_s: When each pending one was stored, in virtual time.
+        fresh: Those that were stored in the transaction that was seen last.
     """
 
-    def __init__(self, run_id: str) -> None:
-        """None was sent yet."""
+    def __init__(self, run_id: str, before: "Mail | None" = None) -> None:
+        """None was sent yet; or those of the incarnation before, which has begun anew."""
         self.pending: dict[int, InboxRow] = {}
         self.ids: dict[str, tuple[str, bytes]] = {}
         self.sent = 0
         self.since_s: dict[int, float] = {}
+        self.fresh: list[InboxRow] = []
         self._run_id = run_id
+        if before is not None:
+            self.pending, self.ids = dict(before.pending), dict(before.ids)
+            self.sent, self.since_s = before.sent, dict(before.since_s)
 
-    def see(self, row: Row, entries: Sequence[Entry], *, was_over: bool, run: Run, now_s: float) -> list[str]:
-        """Take in what a transaction has made of the inbox, with the entries it has appended."""
+    def see(
+        self,
+        row: Row,
+        entries: Sequence[Entry],
+        *,
+        was_over: bool,
+        run: Run,
+        children: Mapping[str, Child],
+        now_s: float,
+    ) -> list[str]:
+        """Take in what a transaction has made of the inbox, with the entries it has appended.
+
+        `children` are those that are awaited after it.
+        """
+        self.fresh = []
         wrong: list[str] = []
         for message in row.inbox:
             if message.seq > self.sent:
@@ -40,26 +68,37 @@ class Mail:
                 if was_over:
                     wrong.append(f"message {message.id} is stored in a run that is over")
                 self.sent = message.seq
+                self.fresh.append(message)
                 self.ids[message.id] = (message.name, message.payload)
                 self.pending[message.seq] = message
                 self.since_s[message.seq] = now_s
         if row.messages_sent != self.sent:
             wrong.append(f"{row.messages_sent} messages were sent, and {self.sent} were seen")
-        received = [entry for entry in entries if isinstance(entry, SignalReceived)]
+        received = dict(taken for taken in map(taken_by, entries) if taken is not None)
         gone = self.pending.keys() - {message.seq for message in row.inbox}
         for seq in sorted(gone):
-            wrong += self._gone(self.pending.pop(seq), received, entries, run)
-        left = [entry.seq for entry in received if entry.seq not in gone]
+            wrong += self._gone(self.pending.pop(seq), received, entries, run, children)
+        left = [seq for seq in received if seq not in gone]
         if left:
             wrong.append(f"received {left} without taking them out of the inbox")
         return wrong
 
     def _gone(
-        self, message: InboxRow, received: Sequence[SignalReceived], entries: Sequence[Entry], run: Run
+        self,
+        message: InboxRow,
+        received: Mapping[int, bytes | None],
+        entries: Sequence[Entry],
+        run: Run,
+        children: Mapping[str, Child],
     ) -> list[str]:
         if message.kind == SIGNAL:
-            given = [entry.payload for entry in received if entry.seq == message.seq]
-            return [] if given == [message.payload] else [f"{message} is gone, and {len(given)} entries say so"]
+            is_right = received.get(message.seq) == message.payload
+            return [] if is_right else [f"{message} is gone, and {received} says so"]
+        if message.kind == OUTCOME:
+            told = decode_outcome(message.payload, run_id=self._run_id, seq=message.seq)
+            awaited = children.get(place_of(told.awaited.branch, told.awaited.key))
+            is_awaited = awaited is not None and awaited.id == told.child
+            return [f"outcome {message.id} is gone, and is awaited still"] if is_awaited else []
         wanted = self.wanted(message)
         is_done = run.is_over or wanted in entries
         if isinstance(wanted, Paused) and not is_done:
@@ -82,7 +121,11 @@ class Mail:
     def controls(self) -> list[Entry]:
         """What is asked of the run and not yet recorded, in order."""
         rows = sorted(self.pending.values(), key=lambda message: message.seq)
-        return [self.wanted(row) for row in rows if row.kind != SIGNAL]
+        return [self.wanted(row) for row in rows if row.kind not in {SIGNAL, OUTCOME}]
+
+    def outcomes(self) -> list[int]:
+        """Numbers of the outcomes of children that the run has not heard of."""
+        return [seq for seq, message in self.pending.items() if message.kind == OUTCOME]
 
     def wants_cancel(self) -> bool:
         """Whether somebody was told that it is going to be cancelled."""
@@ -110,6 +153,19 @@ class Mail:
                 waits[message.name] -= 1
                 found.append(seq)
         return found
+
+
+def taken_by(entry: Entry) -> tuple[int, bytes | None] | None:
+    """Number of the message that an entry takes out of the inbox, with the payload if that is a signal's."""
+    match entry:
+        case SignalReceived():
+            return entry.seq, entry.payload
+        case OperationCompleted() if entry.seq:
+            return entry.seq, entry.output if entry.kind == "wait_signal" else None
+        case OperationFailed() if entry.seq:
+            return entry.seq, None
+        case _:
+            return None
 
 
 def _has_pause(run: Run, branch: str) -> bool:

@@ -17,7 +17,8 @@ from holdfast.testing.simulator.deeds import Deed
 from holdfast.testing.simulator.loop import LANE, Lane
 from holdfast.testing.simulator.network import Hints, Line
 from holdfast.testing.simulator.ports import BodyError, SimulatedClock, SimulatedHeart, SimulatedThreads
-from holdfast.testing.simulator.programs import Program, Step
+from holdfast.testing.simulator.programs import Program
+from holdfast.testing.simulator.steps import Step
 from holdfast.testing.simulator.world import World
 
 SKEW_MS = 120_000
@@ -205,16 +206,17 @@ class Bodies:
         self._world = world
         self._deeds = deeds
         self.checks: Checks | None = None
+        self._fresh = 0
 
-    def begin(self, step: Step) -> Deed:
+    def begin(self, step: Step, value: object) -> Deed:
         """See `Body`."""
         process, context = _here()
         if self.checks is None or not process.is_alive:
             return Deed("returns")
-        deed = self._deeds.of(step, context)
+        deed = self._deeds.of(step, context, self.checks.life(context))
         self._world.note(f"{process.name} begins {context.idempotency_key}#{context.attempt} {deed.kind}")
         self._world.hits[f"deed {deed.kind}"] += 1
-        self.checks.begins(process, context, step, deed)
+        self.checks.begins(process, context, step, deed, value)
         return deed
 
     async def carry_out(self, step: Step, deed: Deed) -> None:
@@ -251,12 +253,27 @@ class Bodies:
             self._world.note(f"{process.name} ends {context.idempotency_key}#{context.attempt}")
             self.checks.returns(context)
 
+    def enter(self, name: str) -> None:
+        """See `Body`."""
+        process, context = _here()
+        if self.checks is not None and process.is_alive:
+            self._world.note(f"{process.name} enters {name} of {context.idempotency_key}")
+            self.checks.enters(process, context)
+
+    def fresh(self, name: str) -> int:
+        """See `Body`."""
+        process, context = _here()
+        self._fresh += 1
+        if process.is_alive:
+            self._world.note(f"{process.name} calls for {name} of {context.idempotency_key}")
+        return self._fresh
+
 
 class Deeds(Protocol):
     """What bodies are to do."""
 
-    def of(self, step: Step, context: TaskContext) -> Deed:
-        """The deed of an attempt that begins."""
+    def of(self, step: Step, context: TaskContext, life: int) -> Deed:
+        """The deed of an attempt that begins; `life` as of `Called`."""
         ...
 
 

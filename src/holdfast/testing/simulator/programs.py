@@ -1,44 +1,23 @@
-"""Programs: workflows of tasks, sleeps, waits, pauses, loops and forks, and what they must come to.
+"""Programs: workflows of tasks, functions, sleeps, waits, pauses, loops and forks, and what they must come to.
 
 What a run of a program must come to is said here once more, over the parts that were drawn and the signals that
 the run has received: it knows nothing of journals.
 """
 
-import asyncio
 import itertools
-import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from holdfast.definition import step as graph
-from holdfast.definition.policies import Retry
-from holdfast.definition.task import Task, task
 from holdfast.definition.workflow import Workflow
-from holdfast.testing.simulator.deeds import SLOW_S, Deed
+from holdfast.testing.simulator.functions import Await, Do, Durable, Performer, Sleep, Start
+from holdfast.testing.simulator.steps import Body, Step, output_of, task_of
 
 TIMED_OUT = "timed out"
 """Instead of a payload: no signal came in time."""
 Received = Mapping[tuple[str, int], object]
-"""By step and visit what a wait ended with: a payload, or `TIMED_OUT`."""
-
-
-class Step(msgspec.Struct, frozen=True):
-    """A task step of a program."""
-
-    name: str
-    is_async: bool
-    timeout_s: float | None
-    retries: int
-    delay_s: float
-
-    @property
-    def worst_s(self) -> float:
-        """All its attempts and the waits between them, at most."""
-        longest = max(SLOW_S, self.timeout_s or 0.0)
-        return (self.retries + 1) * longest + self.delay_s * (2.0**self.retries - 1)
+"""By step and visit what a wait ended with, a payload or `TIMED_OUT`, and what a durable function gave."""
 
 
 class Nap(msgspec.Struct, frozen=True):
@@ -79,28 +58,8 @@ class Fork(msgspec.Struct, frozen=True):
     after: Step
 
 
-Leaf = Step | Nap | Wait | Halt | Loop
+Leaf = Step | Nap | Wait | Halt | Loop | Durable
 Part = Leaf | Fork
-
-
-class Body(Protocol):
-    """What happens in a simulated process when a body is called."""
-
-    def begin(self, step: Step) -> Deed:
-        """Record that an attempt begins; gives what it does."""
-        ...
-
-    async def carry_out(self, step: Step, deed: Deed) -> None:
-        """Take the time of an async body, or raise what it raises."""
-        ...
-
-    def carry_out_now(self, step: Step, deed: Deed) -> None:
-        """Do the same in a thread."""
-        ...
-
-    def end(self, output: object) -> None:
-        """Record that the body returns."""
-        ...
 
 
 class Program:
@@ -112,7 +71,10 @@ class Program:
         timeout_s: Bound of a run, or None.
         workflow: To give to engines.
         steps: All task steps, by name.
-        waits, halts: All waits and pauses.
+        durables: All steps that are durable functions, by name.
+        calls: All that these call as steps, by name.
+        signals, halts: What is waited for, once for each wait, and all pauses.
+        starts: The programs that its functions start.
         branches: Names that branches may have.
         held_back: Steps that nobody comes to but by a pause.
     """
@@ -125,35 +87,57 @@ class Program:
         *,
         timeout_s: float | None = None,
         kept_s: float | None = None,
+        others: Sequence["Program"] = (),
     ) -> None:
-        """Build the workflow; runs that are over are kept for `kept_s`, or for ever."""
+        """Build the workflow; runs that are over are kept for `kept_s`, or for ever; it may start `others`."""
         self.name = name
         self.parts = parts
         self.timeout_s = timeout_s
         leaves = [leaf for part in parts for leaf in _leaves(part)]
         self.steps = {step.name: step for leaf in leaves for step in _tasks_of(leaf)}
-        self.waits = [
+        self.durables = {leaf.name: leaf for leaf in leaves if isinstance(leaf, Durable)}
+        asks = [ask for durable in self.durables.values() for ask in durable.all()]
+        self.calls = {ask.step.name: ask.step for ask in asks if isinstance(ask, Do)}
+        named = {other.name: other for other in others}
+        self.starts = [named[ask.program] for ask in asks if isinstance(ask, Start)]
+        waits = [
             leaf.wait if isinstance(leaf, Loop) else leaf for leaf in leaves if isinstance(leaf, Wait | Loop)
         ]
+        awaits = [ask for ask in asks if isinstance(ask, Await)]
+        both: list[Wait | Await] = [*waits, *awaits]
+        self.signals = [wait.signal for wait in both]
+        self._waits_ms = [wait.timeout_ms or 0 for wait in both]
         self.halts = [leaf for leaf in leaves if isinstance(leaf, Halt)]
         forks = [part for part in parts if isinstance(part, Fork)]
         chains = [parts, *(branch for fork in forks for branch in fork.branches)]
         self.branches = ["main", *(_first(branch) for fork in forks for branch in fork.branches)]
         self.held_back = {name for chain in chains for name in _held_back(chain)}
-        self._naps = [leaf for leaf in leaves if isinstance(leaf, Nap)]
-        self.workflow = Workflow(
-            name,
-            _chain(parts, ()),
-            tasks=[_task(step, body) for step in self.steps.values()],
-            timeout=timeout_s,
-            retention=None if kept_s is None else {"completed": kept_s, "failed": kept_s, "cancelled": kept_s},
-        )
+        self._naps = [each for each in [*leaves, *asks] if isinstance(each, Nap | Sleep)]
+        retention = None if kept_s is None else {"completed": kept_s, "failed": kept_s, "cancelled": kept_s}
+        performers = {each.name: Performer(each, body) for each in self.durables.values()}
+        first = parts[0]
+        self.workflow: Workflow
+        if len(parts) == 1 and isinstance(first, Durable) and first.name == name:
+            self.workflow = performers[name].function(timeout_s=timeout_s, retention=retention)
+            return
+        tasks = [task_of(step, body) for step in self.steps.values()]
+        tasks += [performer.task() for performer in performers.values()]
+        self.workflow = Workflow(name, _chain(parts, ()), tasks=tasks, timeout=timeout_s, retention=retention)
 
     def worst_s(self, signals: int) -> float:
-        """How long a run takes at most without faults: branches after one another, each signal a loop."""
+        """How long a run takes at most without faults: everything one after the other, each signal a loop.
+
+        What functions do may be done again, in each of their attempts.
+        """
+        again = 1 + max((each.retries for each in self.durables.values()), default=0)
+        again += max((each.anew for each in self.durables.values()), default=0)
         steps_s = sum(step.worst_s for step in self.steps.values()) * (1 + signals)
-        waits_s = sum((wait.timeout_ms or 0) / 1_000 for wait in self.waits) * (1 + signals)
-        return steps_s + waits_s + sum((nap.for_ms or 0) / 1_000 for nap in self._naps)
+        calls_s = sum(step.worst_s for step in self.calls.values()) * 4
+        delays_s = sum(each.delay_s * 2.0**each.retries for each in self.durables.values())
+        waits_s = sum(self._waits_ms) / 1_000 * (1 + signals)
+        naps_s = sum((nap.for_ms or 0) / 1_000 for nap in self._naps)
+        children_s = sum(child.worst_s(signals) for child in self.starts)
+        return (steps_s + calls_s + delays_s + waits_s + naps_s + children_s) * again
 
     def expected(self, value: object, received: Received) -> object:
         """The output for an input, if waits ended so.
@@ -162,11 +146,6 @@ class Program:
             LookupError: A run cannot be over after that.
         """
         return _after(self.parts, value, received)
-
-
-def output_of(step: str, value: object) -> int:
-    """What a step's body returns for its argument."""
-    return zlib.crc32(f"{step}({json.dumps(value, sort_keys=True)})".encode())
 
 
 def _after(parts: tuple[Part, ...], value: object, received: Received) -> object:
@@ -182,6 +161,8 @@ def _after(parts: tuple[Part, ...], value: object, received: Received) -> object
                     value = output_of(part.body.name, received[part.wait.name, visit])
                     visit += 1
                 value = _waited(part.wait, visit, value, received)
+            case Durable():
+                value = received[part.name, 1]
             case Fork():
                 joined = {_first(branch): _after(branch, value, received) for branch in part.branches}
                 value = output_of(part.after.name, joined)
@@ -252,7 +233,7 @@ def _chain(parts: tuple[Part, ...], end: tuple[graph.Edge, ...]) -> list[graph.S
 
 def _compiled(part: Part, end: tuple[graph.Edge, ...]) -> list[graph.Step]:
     match part:
-        case Step():
+        case Step() | Durable():
             return [graph.Step(part.name, task=part.name, edges=end)]
         case Nap():
             return [graph.Step(part.name, "sleep", sleep=graph.Sleep(part.for_ms, part.until_ms), edges=end)]
@@ -282,28 +263,3 @@ def _wait(wait: Wait, received: tuple[graph.Edge, ...], end: tuple[graph.Edge, .
     if instead is not None:
         steps.append(graph.Step(instead, task=instead, edges=end))
     return steps
-
-
-def _task(step: Step, body: Body) -> Task[..., Any]:
-    async def called(value: Any) -> Any:  # noqa: ANN401 - whatever the step before returned
-        deed = body.begin(step)
-        output = object() if deed.kind == "unencodable" else output_of(step.name, value)
-        try:
-            await body.carry_out(step, deed)
-        except asyncio.CancelledError:
-            if deed.kind != "defies":
-                raise
-        body.end(output)
-        return output
-
-    def called_in_thread(value: Any) -> Any:  # noqa: ANN401 - as above
-        deed = body.begin(step)
-        output = object() if deed.kind == "unencodable" else output_of(step.name, value)
-        body.carry_out_now(step, deed)
-        body.end(output)
-        return output
-
-    fn: Callable[..., Any] = called if step.is_async else called_in_thread
-    retry = Retry(max_retries=step.retries, base_delay=step.delay_s)
-    decorate = task(step.name, retry=retry, timeout=step.timeout_s)
-    return decorate(fn)

@@ -14,12 +14,12 @@ from holdfast.testing.simulator.callers import Order, Orderer
 from holdfast.testing.simulator.checks import Checks
 from holdfast.testing.simulator.database import Database
 from holdfast.testing.simulator.deeds import Deed
-from holdfast.testing.simulator.drawing import draw_deed, draw_program
+from holdfast.testing.simulator.drawing import draw_deed, draw_programs
 from holdfast.testing.simulator.endings import Endings
 from holdfast.testing.simulator.errands import Errander, draw_errands, late_cancel
 from holdfast.testing.simulator.ports import SimulatedClock, SimulatedIds
 from holdfast.testing.simulator.processes import Bodies, Shared, Slot
-from holdfast.testing.simulator.programs import Step
+from holdfast.testing.simulator.steps import Step
 from holdfast.testing.simulator.world import CHAOS, STALL_MS, Faults, World
 
 LOGGER = logging.getLogger("holdfast")
@@ -58,7 +58,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     calls: int
 
 
-def simulate(seed: int, *, faults: Faults | None = None) -> Report:
+def simulate(seed: int, *, faults: Faults | None = None, functions: bool | None = None) -> Report:
     """Run one schedule.
 
     Deterministic: the same seed, faults and code give the same report.
@@ -66,8 +66,9 @@ def simulate(seed: int, *, faults: Faults | None = None) -> Report:
     Args:
         seed: Gives programs, processes, callers, order of callbacks and faults.
         faults: Instead of those that the seed gives.
+        functions: Whether programs have durable functions, instead of what the seed says.
     """
-    simulation = _Simulation(World(seed, faults))
+    simulation = _Simulation(World(seed, faults), functions)
     level = LOGGER.level
     LOGGER.setLevel(logging.CRITICAL)  # the trace says more
     try:
@@ -96,19 +97,20 @@ class _Deeds:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._times: Counter[tuple[str, int]] = Counter()
-        self._drawn: dict[tuple[str, int], Deed] = {}
+        self._times: Counter[tuple[str, int, int]] = Counter()
+        self._drawn: dict[tuple[str, int, int], Deed] = {}
         self.poisoned: str | None = None
 
-    def of(self, step: Step, context: TaskContext) -> Deed:
+    def of(self, step: Step, context: TaskContext, life: int) -> Deed:
         kinds = self._world.faults.kinds
-        key = (context.idempotency_key, context.attempt)
+        key = (context.idempotency_key, context.attempt, life)
         self._times[key] += 1
         if context.run_id == self.poisoned:
             self._world.hit("poison", context.run_id)
             return Deed("kills", 0.01)
         if key not in self._drawn:
-            chance = random.Random(f"{self._world.seed} {key}")  # noqa: S311 - no secret
+            named = key if life > 1 else key[:2]
+            chance = random.Random(f"{self._world.seed} {named}")  # noqa: S311 - no secret
             self._drawn[key] = draw_deed(step, chance)
         deed = self._drawn[key]
         fault = {"kills": "body_kills", "blocks": "body_blocks"}.get(deed.kind)
@@ -123,7 +125,7 @@ class _Deeds:
 class _Simulation:
     """The parts of one schedule."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, functions: bool | None) -> None:  # noqa: FBT001 - as of `simulate`
         self.world = world
         chance = world.chance
         lease = LeaseTimes()
@@ -133,13 +135,14 @@ class _Simulation:
         deeds = _Deeds(world)
         bodies = Bodies(world, deeds)
         bodies.checks = self._checks
-        self._programs = [draw_program(f"p{n}", chance, bodies) for n in range(chance.randint(1, 2))]
-        self._checks.programs = {program.name: program for program in self._programs}
+        programs = draw_programs(world.seed, chance, bodies, functions=functions)
+        self._programs = [program for program in programs if program.name.startswith("p")]
+        self._checks.programs = {program.name: program for program in programs}
         self._callers = self._draw_callers()
         self._busy = self._callers
         if "poison" in world.faults.kinds:
             deeds.poisoned = "run-0"
-        shared = Shared(world, self.database, self._checks, SimulatedIds(), self._programs)
+        shared = Shared(world, self.database, self._checks, SimulatedIds(), programs)
         self._workers = [
             Slot(shared, f"worker{n}", self._callers[n::5], is_worker=True) for n in range(chance.randint(1, 3))
         ]
