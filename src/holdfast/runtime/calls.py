@@ -92,6 +92,8 @@ def call_of(fn: Callable[..., Any], options: Options) -> Call:
     if options:
         own = as_task(fn)
         merged: dict[str, Any] = {**_options(own), **options}
+        if "retries" in options:
+            merged["retry"] = options.get("retry")
         decorate: Callable[[Callable[..., Any]], Task[..., Any]] = task(own.name, **merged)
         return _read(decorate(innermost(fn)))
     try:
