@@ -53,7 +53,7 @@ def passed_down(run: Run, after: Run, entries: list[Entry]) -> list[tuple[Child,
     answered = {
         place_of(entry.branch, entry.key)
         for entry in entries
-        if isinstance(entry, OperationCompleted | OperationFailed)
+        if isinstance(entry, OperationCompleted | OperationFailed) and entry.seq
     }
     cancelled = next((entry for entry in entries if isinstance(entry, RunCancelled)), _NOBODY_WAITS)
     pauses = [entry for entry in entries if isinstance(entry, Paused | Unpaused)]

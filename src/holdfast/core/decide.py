@@ -79,7 +79,7 @@ def _decide(turn: Turn, event: Event) -> None:
         case DeadlinePassed():
             waits.deadline_passed(turn, event)
         case CompletionRefused():
-            turn.fail("", None, 0, event.failure)
+            steps.completion_refused(turn, event)
         case StartRequested():
             steps.start_requested(turn, event)
         case _:

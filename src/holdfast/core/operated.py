@@ -4,6 +4,8 @@ Whatever comes from a body shows that it lives, and what its operations give wak
 active again after each of these entries but the one that suspends it.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import assert_never
 
 from holdfast.core.clocks import (
@@ -37,6 +39,8 @@ from holdfast.core.run import (
     Run,
     place_of,
 )
+
+NOTHING_CLOSED: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
 def operated(run: Run, entry: Operated, at_ms: int) -> None:
@@ -110,6 +114,18 @@ def within(branch: Branch, key: str, ended: tuple[int, ...]) -> list[Operation]:
         for each in branch.operations.values()
         if each.key.startswith(inside) and int(each.key[len(inside) :].partition(SCOPE)[0]) not in ended
     ]
+
+
+def is_closed(branch: Branch, key: str, closed: Mapping[str, tuple[int, ...]] = NOTHING_CLOSED) -> bool:
+    """Whether an operation or a scope is of parallel work that was cancelled, by the journal or `closed`."""
+    parts = key.split(SCOPE)
+    for n in range(1, len(parts) - 1, 2):
+        around, number = SCOPE.join(parts[:n]), int(parts[n])
+        known = branch.operations.get(around)
+        ended = closed.get(around) if known is None else known.ended
+        if ended is not None and number not in ended:
+            return True
+    return False
 
 
 def put_away(run: Run, branch: Branch, at_ms: int) -> None:

@@ -39,7 +39,7 @@ from holdfast.core.events import (
     SignalArrived,
     TimerFired,
 )
-from holdfast.core.operated import within
+from holdfast.core.operated import is_closed, within
 from holdfast.core.run import OPEN, PENDING, SCOPE, Branch, Operation, is_moment, place_of, split_place
 from holdfast.core.turn import Turn
 from holdfast.definition.policies import TIMEOUT
@@ -58,7 +58,9 @@ def operating(turn: Turn, event: Operating) -> None:
     known = branch.operations.get(event.key)
     match event:
         case OperationSucceeded() | OperationRaised():
-            if known is None or known.status == "backoff":
+            # A body may also cut off what it waits for, and then that has failed.
+            can_end = {"backoff"} if isinstance(event, OperationSucceeded) else PENDING
+            if known is None or known.status in can_end:
                 _attempted(turn, event, known)
         case BodyReported():
             if not event.key or known is None or known.status in PENDING:
@@ -176,12 +178,4 @@ def _is_gone(turn: Turn, branch: Branch, key: str) -> bool:
     if SCOPE not in key:
         return False
     mine = [each for each in turn.entries if isinstance(each, ScopesClosed) and each.branch == branch.id]
-    closed = {entry.key: entry.ended for entry in mine}
-    parts = key.split(SCOPE)
-    for n in range(1, len(parts) - 1, 2):
-        around, number = SCOPE.join(parts[:n]), int(parts[n])
-        known = branch.operations.get(around)
-        ended = closed.get(around) if known is None else known.ended
-        if ended is not None and number not in ended:
-            return True
-    return False
+    return is_closed(branch, key, {entry.key: entry.ended for entry in mine})

@@ -3,11 +3,13 @@
 nothing     --(StartRequested)-->    at the first step: RunStarted
 active      --(AttemptSucceeded)-->  at the next step, or completed: StepCompleted
 any other   --(AttemptSucceeded)-->  unchanged, the event is stale
+run         --(CompletionRefused)--> failed: RunFailed
+run over    --(CompletionRefused)--> unchanged, the event is stale
 """
 
 from holdfast.core.edges import arrive, leave_by
 from holdfast.core.entries import Arrival, Entry, RunCompleted, RunStarted, StepCompleted
-from holdfast.core.events import AttemptSucceeded, StartRequested
+from holdfast.core.events import AttemptSucceeded, CompletionRefused, StartRequested
 from holdfast.core.run import MAIN, Branch, Run
 from holdfast.core.turn import JOURNAL_ENTRIES_MAX, Turn
 from holdfast.definition.workflow import NO_SEQUEL, Workflow
@@ -26,6 +28,12 @@ def start_requested(turn: Turn, event: StartRequested) -> None:
         turn.started += (MAIN,)
     timeout_ms = workflow.timeout_ms
     turn.record(RunStarted(workflow.name, workflow.fingerprint, event.input, arrivals, timeout_ms))
+
+
+def completion_refused(turn: Turn, event: CompletionRefused) -> None:
+    """Fail a run that was about to complete; what was still to be recorded of it is done again by a retry."""
+    if not turn.run.is_over:
+        turn.fail("", None, 0, event.failure)
 
 
 def straight_on(workflow: Workflow, run: Run, event: AttemptSucceeded) -> list[Entry] | None:

@@ -18,9 +18,11 @@
     |   `-- TaskError            the run ended without an output: `.failure` says why
     |-- OperationError           raised *inside durable functions*: catch it, or let the step fail of it
     |   |-- StepError
-    |   |   `-- StepTimeoutError     also a TimeoutError
     |   |-- ChildError
-    |   `-- SignalTimeoutError       also a TimeoutError
+    |   `-- OperationTimeoutError    also a TimeoutError
+    |       |-- StepTimeoutError         also a StepError
+    |       |-- ChildTimeoutError        also a ChildError
+    |       `-- SignalTimeoutError
     |-- OperationCancelledError  in the list of `ctx.map`, for an item that was not needed any more
     |-- StoreError
     |   |-- StoreUnavailableError    try again
@@ -40,8 +42,10 @@ meant for programs. One `__reduce__` in the root makes all of them survive pickl
 
 from holdfast.errors.operations import (
     ChildError,
+    ChildTimeoutError,
     OperationCancelledError,
     OperationError,
+    OperationTimeoutError,
     SignalTimeoutError,
     StepError,
     StepTimeoutError,
@@ -79,6 +83,7 @@ __all__ = [
     "MAKE_IT_FIT",
     "BranchNotFoundError",
     "ChildError",
+    "ChildTimeoutError",
     "CodecError",
     "DefinitionError",
     "FormatError",
@@ -87,6 +92,7 @@ __all__ = [
     "LeaseLostError",
     "OperationCancelledError",
     "OperationError",
+    "OperationTimeoutError",
     "Problem",
     "ResultTimeoutError",
     "RunBlockedError",

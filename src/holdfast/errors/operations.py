@@ -41,8 +41,14 @@ class StepError(OperationError):
     code = "step"
 
 
-class StepTimeoutError(StepError, TimeoutError):
-    """A step of a durable function was not done in time, or the function itself has cut it off."""
+class OperationTimeoutError(OperationError, TimeoutError):
+    """Something was not done in time, or the function itself has cut it off, as `asyncio.timeout` does."""
+
+    code = "operation_timeout"
+
+
+class StepTimeoutError(StepError, OperationTimeoutError):
+    """A step of a durable function was not done in time."""
 
     code = "step_timeout"
 
@@ -54,7 +60,13 @@ class ChildError(OperationError):
     run_id: str
 
 
-class SignalTimeoutError(OperationError, TimeoutError):
+class ChildTimeoutError(ChildError, OperationTimeoutError):
+    """A child run was not over in time."""
+
+    code = "child_timeout"
+
+
+class SignalTimeoutError(OperationTimeoutError):
     """No signal came in time."""
 
     code = "signal_timeout"

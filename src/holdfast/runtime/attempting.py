@@ -2,14 +2,12 @@
 
 import asyncio
 
-from holdfast.core.entries import Failure
 from holdfast.core.events import AttemptFailed, AttemptSucceeded, OperationRaised
 from holdfast.core.run import PENDING, Operation
-from holdfast.definition.policies import TIMEOUT, Retry
+from holdfast.definition.policies import Retry
 from holdfast.runtime.body import Body
 from holdfast.runtime.calls import Invocation
 from holdfast.runtime.context import CURRENT, TaskContext
-from holdfast.runtime.scopes import SCOPE_NOW
 
 
 async def attempted(body: Body, key: str, invocation: Invocation, retry: tuple[Retry, ...]) -> Operation:
@@ -25,9 +23,7 @@ async def attempted(body: Body, key: str, invocation: Invocation, retry: tuple[R
         try:
             outcome = await _attempt(body, key, invocation)
         except asyncio.CancelledError:
-            if _is_cut_off(body):
-                cut_off = Failure(TIMEOUT, "the function cut it off", (TIMEOUT, TimeoutError.__name__))
-                body.fail_later(key, cut_off)
+            body.cut_off(key, "step")
             raise
         if isinstance(outcome, AttemptSucceeded):
             await body.succeed(key, "step", outcome.output)
@@ -51,13 +47,6 @@ async def _attempt(body: Body, key: str, invocation: Invocation) -> AttemptSucce
             return await body.host.attempts.make(body.at, invocation, invocation.argument)
     finally:
         CURRENT.reset(before)
-
-
-def _is_cut_off(body: Body) -> bool:
-    """Whether the function itself has cancelled a step of its own, such as by a time-out around it."""
-    scope, context = SCOPE_NOW.get(), CURRENT.get()
-    is_told = body.is_dropped or body.is_ending or scope is None or scope.is_closed
-    return not is_told and not (context is not None and context.cancelled)
 
 
 def _is_due(body: Body, operation: Operation) -> bool:

@@ -39,12 +39,14 @@ from holdfast.core.events import (
     OperationSucceeded,
     ScopesEnded,
 )
+from holdfast.core.operated import is_closed
 from holdfast.core.operations import NOTHING
-from holdfast.core.run import PENDING, SCOPE, Operation, Value, place_of
+from holdfast.core.run import PENDING, Operation, Value, place_of
 from holdfast.definition.policies import TIMEOUT
 from holdfast.runtime.bindings import BoundStep
-from holdfast.runtime.context import DURABLE, DurableContext
+from holdfast.runtime.context import CURRENT, DURABLE, DurableContext
 from holdfast.runtime.limits import LINGER_MS
+from holdfast.runtime.replaying import Replay
 from holdfast.runtime.scopes import SCOPE_NOW, Scope, Unwinding
 from holdfast.runtime.starts import failure_at_birth
 from holdfast.runtime.surroundings import Continued, Surroundings
@@ -80,16 +82,7 @@ class Body:
         self._awaited: dict[str, asyncio.Future[None]] = {}
         self._stopped: list[asyncio.Future[None]] = []
         self._patches: dict[str, bool] = {}
-        self._recorded: dict[str, list[Operation]] = {}
-        self._left = 0
-        self._note_recorded()
-
-    def _note_recorded(self) -> None:
-        for key, operation in self.branch.operations.items():
-            if operation.kind not in {"scopes", "patch"}:
-                path = key[: key.rfind(SCOPE) + 1]
-                self._recorded.setdefault(path, []).append(operation)
-                self._left += 1
+        self._replay = Replay(self.branch.operations.values())
 
     # What scopes need (`scopes.Owner`).
 
@@ -109,34 +102,21 @@ class Body:
 
     def recorded(self, path: str) -> list[Operation]:
         """See `Owner`."""
-        return self._recorded.pop(path, [])
+        return self._replay.take(path)
 
     def replayed(self) -> None:
         """See `Owner`."""
-        self._left -= 1
+        self._replay.given()
 
     def check_passed(self, scope: Scope, found: str) -> None:
         """See `Owner`."""
-        passed = self._not_asked_for(scope) if self._left else []
-        if passed:
-            raise self.diverge(f"{passed[0][0].kind} {passed[0][0].key}", found)
-
-    def _not_asked_for(self, scope: Scope) -> list[list[Operation]]:
-        """What is recorded within a scope, or around it, and is to be asked for before anything new there."""
-        passed = [each for path, each in self._recorded.items() if path.startswith(scope.path)]
-        around = scope.parent
-        while around is not None:
-            # Beside what is open there now, nothing is to come before whatever is new.
-            beside = [path for path in self._recorded if path.startswith(around.path)]
-            passed += [around.rest] if around.rest else []
-            passed += [self._recorded[path] for path in beside if not path.startswith(around.open)]
-            around = around.parent
-        return passed
+        passed = self._replay.not_asked_for(scope)
+        if passed is not None:
+            raise self.diverge(f"{passed.kind} {passed.key}", found)
 
     def abandon(self, path: str) -> None:
         """See `Owner`."""
-        for each in [each for each in self._recorded if each.startswith(path)]:
-            self._left -= len(self._recorded.pop(each))
+        self._replay.abandon(path)
 
     def diverge(self, expected: str, found: str) -> Unwinding:
         """See `Owner`."""
@@ -184,10 +164,19 @@ class Body:
         """Record the output of an operation together with whatever comes next, before any step begins."""
         self._events.append(OperationSucceeded(*self.place, key, kind, output, self.take_sets()))
 
-    def fail_later(self, key: str, failure: Failure) -> None:
-        """Record that a step has failed for good together with whatever comes next."""
-        raised = OperationRaised(*self.place, key, "step", failure, (), 0.0, self.take_sets())
-        self._events.append(raised)
+    def cut_off(self, key: str, kind: OperationKind) -> None:
+        """An operation was cancelled: if the function itself did that, by a time-out of its own, it has failed.
+
+        That is recorded together with whatever comes next.
+        """
+        scope, context = SCOPE_NOW.get(), CURRENT.get()
+        is_told = self.is_dropped or self._ending is not None or scope is None or self._is_closed(scope)
+        if not is_told and not (context is not None and context.cancelled):
+            failure = Failure(TIMEOUT, "the function cut it off", (TIMEOUT, TimeoutError.__name__))
+            self._events.append(OperationRaised(*self.place, key, kind, failure, (), 0.0, self.take_sets()))
+
+    def _is_closed(self, scope: Scope) -> bool:
+        return scope.is_closed or is_closed(self.branch, scope.path)
 
     def take_events(self) -> list[Event]:
         """What was to be recorded with the next event."""
@@ -234,15 +223,22 @@ class Body:
     async def done(self, key: str) -> Operation:
         """The operation, once it is done."""
         while (operation := self.branch.operations.get(key)) is not None and operation.status in PENDING:
-            await self.block(key)
+            try:
+                await self.block(key)
+            except asyncio.CancelledError:
+                self.cut_off(key, operation.kind)
+                raise
         if operation is None:
             raise asyncio.CancelledError  # its scope was closed
         return operation
 
     async def may_begin(self) -> None:
         """Return when a step may begin: all before it is committed, and nobody wants the body to stop."""
+        scope = SCOPE_NOW.get()
         while True:
             self._check_alive()
+            if scope is not None and self._is_closed(scope):
+                raise asyncio.CancelledError
             if self._events:
                 self.driver.operate(self.take_events())
             if self._unwritten:
@@ -262,7 +258,7 @@ class Body:
         if key in self.branch.operations:
             return True
         if key not in self._patches:
-            is_new = self._patches[key] = not scope.rest and not self._not_asked_for(scope)
+            is_new = self._patches[key] = not scope.rest and self._replay.not_asked_for(scope) is None
             if is_new:
                 self.record_later(key, "patch", NOTHING)
         return self._patches[key]

@@ -19,7 +19,9 @@ from holdfast.definition.task import check_name
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import (
     ChildError,
+    ChildTimeoutError,
     OperationCancelledError,
+    OperationTimeoutError,
     SignalTimeoutError,
     StepError,
     StepTimeoutError,
@@ -122,7 +124,9 @@ class Context(Facts):
         key, operation = scope.ask("sleep", check_name(name, what="name of a sleep"))
         if operation is None:
             await self._body.request(key, "sleep", wait=Wait("", sleep.duration_ms, sleep.until_ms))
-        await self._body.done(key)
+        operation = await self._body.done(key)
+        if operation.failure is not None:
+            raise OperationTimeoutError(operation=key, failure=operation.failure)
 
     @overload
     async def wait_signal(self, name: str, *, timeout: Duration | None = None, type: type[T]) -> T: ...
@@ -187,7 +191,8 @@ class Context(Facts):
         operation = await self._body.done(key)
         if operation.failure is not None:
             run_id = "" if operation.child is None else operation.child.id
-            raise ChildError(operation=key, failure=operation.failure, run_id=run_id)
+            kind = ChildTimeoutError if operation.failure.type == TIMEOUT else ChildError
+            raise kind(operation=key, failure=operation.failure, run_id=run_id)
         if detach:
             return codec.decoder(str)(operation.output)
         return self._body.host.decode_output(target, operation.output)

@@ -34,8 +34,7 @@ KINDS: Mapping[type[Control], str] = {Paused: "pause", Unpaused: "unpause", RunC
 """What a message is called that asks for a control; its payload is the encoded entry that is wanted."""
 
 
-_INNER = OperationBegun | OperationCompleted | OperationFailed | OperationRetried | StepSuspended | Reported
-"""Entries that take no child away from who waits for it, but by its outcome."""
+_INNER = OperationBegun | OperationCompleted | OperationRetried | StepSuspended | Reported
 
 
 def with_relatives(
@@ -52,7 +51,7 @@ def with_relatives(
     """
     begins = bool(new) and any(isinstance(e, OperationBegun | OperationCompleted) for e in entries)
     answers = record.parent_key is not None and append.status in OVER
-    concerns = bool(run.children) and not all(isinstance(e, _INNER) for e in entries)
+    concerns = bool(run.children) and not all(_is_inner(entry) for entry in entries)
     if not (begins or answers or concerns):
         return append
     after = run_after(run, entries)
@@ -67,6 +66,13 @@ def with_relatives(
     if not messages and not children:
         return append
     return msgspec.structs.replace(append, messages=tuple(messages), children=children)
+
+
+def _is_inner(entry: Entry) -> bool:
+    """Whether an entry takes no child away from who waits for it, but by its outcome."""
+    if isinstance(entry, OperationFailed):
+        return entry.kind != "child" or bool(entry.seq)
+    return isinstance(entry, _INNER)
 
 
 def _children(after: Run, entries: list[Entry], new: Mapping[str, NewRun]) -> tuple[NewRun, ...]:

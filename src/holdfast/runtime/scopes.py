@@ -289,6 +289,7 @@ class Parts:
                 self._body.running += 1
                 self._live[number] = tasks.create_task(self._part(number))
             if not self._live:
+                self._come_back()
                 return
             if not self._news:
                 self._change = asyncio.get_running_loop().create_future()
