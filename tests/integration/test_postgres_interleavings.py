@@ -680,3 +680,44 @@ async def test_what_is_loaded_is_of_one_moment(tmp_path: Path) -> None:
         assert seen
         for stored in seen:
             assert [each.seq for each in stored.inbox] == [stored.journal[-1].position]
+
+
+async def test_a_run_that_a_later_incarnation_has_started_anew_is_not_deleted(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        parent = await insert_held(table.store, "parent")
+        key = await failed_run(table, "a", parent_key=parent, parent_incarnation=1, parent_step=b"step")
+        await table.store.replace(new_run("parent", worker=ME), key=parent, epoch=1)
+        anew = new_run("a", over="completed", parent_key=parent, parent_incarnation=2, parent_step=b"step")
+        calls = [table.store.replace(anew, key=key, epoch=1), table.stores[1].delete(key)]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(key):
+            replacing, deleting = await table.all_waiting(tasks, *calls)
+        assert isinstance(replacing.result(), Applied)
+        assert not deleting.result()
+        assert (await find(table.store, "a")).incarnation == 2
+
+
+async def test_a_child_of_a_parent_that_begins_anew_meanwhile_is_deleted(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        parent = await insert_held(table.store, "parent")
+        child = await failed_run(table, "child", parent_key=parent, parent_incarnation=1, parent_step=b"step")
+        calls = [
+            table.store.replace(new_run("parent", worker=ME), key=parent, epoch=1),
+            table.stores[1].delete(child),
+        ]
+        async with asyncio.TaskGroup() as tasks, table.run_locked(parent):
+            replacing, deleting = await table.all_waiting(tasks, *calls)
+        assert isinstance(replacing.result(), Applied)
+        assert deleting.result()
+
+
+async def test_a_sweep_of_forsaken_children_does_not_mind_a_locked_parent(tmp_path: Path) -> None:
+    async with laid(tmp_path) as table:
+        parent = await insert_held(table.store, "parent")
+        await failed_run(table, "old", parent_key=parent, parent_incarnation=1, parent_step=b"step")
+        await table.store.replace(new_run("parent", worker=ME), key=parent, epoch=1)
+        await failed_run(table, "new", parent_key=parent, parent_incarnation=2, parent_step=b"step")
+        table.clock.advance(1_000)
+        async with table.run_locked(parent):
+            assert await table.store.sweep("order", "failed", before_ms=table.clock.wall_ms(), limit=9) == 1
+        assert await table.store.find_run("old") is None
+        assert await table.store.find_run("new") is not None
