@@ -58,6 +58,7 @@ LONG_FACADE_METHODS = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit
 CATCH_ALL_FILES = frozenset(
     {
         "runtime/attempts.py",  # around a task body: its failure is data
+        "runtime/scopes.py",  # around a part of a task body: raised again in whoever waits for it
         "runtime/node.py",  # around the caller's block: goes out as it came, past the task group
         "runtime/failures.py",  # around the text of an error that may itself be broken
         "runtime/executors.py",  # out of a thread: carried to the caller as it is

@@ -16,6 +16,10 @@ CALLS_MAX = 1_024
 """Callables whose facts are kept: reading annotations costs more than most steps' bookkeeping."""
 
 
+Given = tuple[tuple[str, Any], ...]
+"""Options with their names, so that they can be compared."""
+
+
 class Options(TypedDict, total=False):
     """Options of one call, in place of those of the task; as of `task()`."""
 
@@ -89,17 +93,42 @@ def call_of(fn: Callable[..., Any], options: Options) -> Call:
     """
     if not callable(fn):
         raise UsageError(what=f"{fn!r} cannot be called", fix="pass the function, and its arguments after it")
-    if options:
-        own = as_task(fn)
-        merged: dict[str, Any] = {**_options(own), **options}
-        if "retries" in options:
-            merged["retry"] = options.get("retry")
-        decorate: Callable[[Callable[..., Any]], Task[..., Any]] = task(own.name, **merged)
-        return _read(decorate(innermost(fn)))
+    given: Given = tuple(_hashable(option) for option in options.items())
+    like = _Like(fn)
     try:
-        return _known(fn)
-    except TypeError:  # it has no hash
-        return _read(fn)
+        call = _known(like, given)
+    except TypeError:  # one of them has no hash
+        return _read(fn, given)
+    return call._replace(fn=fn) if like.is_function else call
+
+
+def _hashable(option: tuple[str, Any]) -> tuple[str, Any]:
+    name, value = option
+    if name != "retry" or value is None or isinstance(value, Retry):
+        return option
+    return name, tuple(value)
+
+
+class _Like:
+    """A callable that equals others of its code and annotations: a function may be made anew for each call."""
+
+    __slots__ = ("_annotations", "_key", "fn", "is_function")
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+        inner: Any = fn.func if isinstance(fn, functools.partial) else fn
+        code = None if hasattr(inner, "__wrapped__") else getattr(inner, "__code__", None)
+        self._key: Any = inner if code is None else code
+        self.is_function = code is not None
+        self._annotations = None if code is None else inner.__annotations__
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Like) or type(self.fn) is not type(other.fn):
+            return False
+        return bool(self._key == other._key and self._annotations == other._annotations)
 
 
 def _options(own: Task[..., Any]) -> dict[str, Any]:
@@ -108,13 +137,19 @@ def _options(own: Task[..., Any]) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=CALLS_MAX)
-def _known(fn: Callable[..., Any]) -> Call:
-    return _read(fn)
+def _known(like: _Like, options: Given) -> Call:
+    return _read(like.fn, options)
 
 
-def _read(target: Callable[..., Any]) -> Call:
+def _read(target: Callable[..., Any], options: Given) -> Call:
     own = as_task(target)
     fn = innermost(own)
+    if options:
+        merged: dict[str, Any] = {**_options(own), **dict(options)}
+        if "retries" in merged:
+            merged["retry"] = dict(options).get("retry")
+        decorate: Callable[[Callable[..., Any]], Task[..., Any]] = task(own.name, **merged)
+        own = decorate(fn)
     try:
         hints = hints_of(fn)
     except (NameError, TypeError):

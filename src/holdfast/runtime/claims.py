@@ -16,9 +16,10 @@ from holdfast.runtime.folds import folded
 from holdfast.runtime.inbox import Inbox
 from holdfast.runtime.leases import Identity
 from holdfast.runtime.limits import CHECK_MS, CLAIM_MAX, DOUBT_MS, UNAVAILABLE_WAIT_MS
+from holdfast.runtime.relatives import given_up
 from holdfast.stores.base import Store
 from holdfast.stores.group_commit import GroupCommit
-from holdfast.stores.records import Append, Claimed, RunRecord, Stored
+from holdfast.stores.records import Claimed, RunRecord, Stored
 
 LOGGER = logging.getLogger("holdfast.worker")
 Adopt = Callable[[RunRecord, Run, BoundWorkflow, Inbox], None]
@@ -256,9 +257,7 @@ class Claims:
             if isinstance(error, StoreUnavailableError):
                 raise
             LOGGER.error("run %r is blocked: %s", record.id, error)  # noqa: TRY400 - the data's fault, not the code's
-            await self._group.commit(
-                Append(record.key, record.epoch, record.position, (), "blocked", None, None, messages_read=None)
-            )
+            await self._group.commit(given_up(record, stored.inbox))
             return
         if (record.id, record.epoch) not in self._departed:
             self._adopt(record, run, bound, inbox)

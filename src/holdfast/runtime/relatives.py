@@ -3,7 +3,7 @@
 All of it is part of the append, so it happens exactly if the entries are recorded (semantics row 56).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -28,7 +28,7 @@ from holdfast.core.entries import (
 from holdfast.core.header import run_after
 from holdfast.core.run import OVER, Run, place_of, split_place
 from holdfast.runtime.inbox import OUTCOME
-from holdfast.stores.records import WAKES, Append, Message, NewRun, RunRecord
+from holdfast.stores.records import WAKES, Append, InboxRow, Message, NewRun, RunRecord
 
 KINDS: Mapping[type[Control], str] = {Paused: "pause", Unpaused: "unpause", RunCancelled: "cancel"}
 """What a message is called that asks for a control; its payload is the encoded entry that is wanted."""
@@ -88,6 +88,21 @@ def _paused_with(new: NewRun, after: Run, place: str) -> NewRun:
         return new
     paused = msgspec.structs.replace(pause, branch="")
     return msgspec.structs.replace(new, entries=(*new.entries, encode_entry(paused)))
+
+
+def given_up(record: RunRecord, inbox: Sequence[InboxRow]) -> Append:
+    """What becomes of a run that cannot be read: it is blocked, or over if somebody has cancelled it."""
+    cancel = next((row for row in inbox if row.kind == KINDS[RunCancelled]), None)
+    append = Append(record.key, record.epoch, record.position, (), "blocked", None, None, messages_read=None)
+    if cancel is None:
+        return append
+    return msgspec.structs.replace(
+        append,
+        entries=(cancel.payload,),
+        status="cancelled",
+        consumed=(cancel.seq,),
+        messages=cancelled_outcome(record),
+    )
 
 
 def cancelled_outcome(record: RunRecord) -> tuple[Message, ...]:
