@@ -75,7 +75,7 @@ def timers_by_a_clock_that_is_ahead(patch: pytest.MonkeyPatch) -> None:
     """A worker decides by a clock of its own what is due."""
 
     def look(timers: Timers, effect: driving.ArmTimer) -> None:
-        del timers._timers[effect.branch]
+        del timers._timers[effect.branch, effect.key]
         timers._fire(effect)
 
     def arm(timers: Timers, effect: driving.ArmTimer) -> None:

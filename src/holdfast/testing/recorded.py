@@ -13,6 +13,7 @@ import msgspec
 from holdfast.codecs.entries import decode_entry, encode_entry
 from holdfast.core.effects import ArmTimer, StartAttempt
 from holdfast.core.entries import (
+    NOTHING_SET,
     Entry,
     Failure,
     Operated,
@@ -193,7 +194,8 @@ def first_difference(one: Journals, other: Journals, *, with_data: bool) -> str:
 
     * the order between parallel branches and between parallel scopes,
     * when a body was put away, and what it has reported of itself,
-    * how far the parts of parallel work had come that were cancelled,
+    * which parts of parallel work were cancelled, and how far they and their children had come: where two end
+      at one moment, a crash lets one of them be the first; it counts by what follows from it,
     * the digest in the id of a child, which stands for a position in the journal; numbers of messages,
     * UUIDs, which are drawn again where they were not recorded yet: they count as the same where they are
       used in the same places,
@@ -207,6 +209,16 @@ def first_difference(one: Journals, other: Journals, *, with_data: bool) -> str:
     """
     ours = {journal.name: journal for journal in one.values()}
     theirs = {journal.name: journal for journal in other.values()}
+    closed = [
+        (f"{journal.name}/{entry.key}/", entry.ended)
+        for journal in (*ours.values(), *theirs.values())
+        for entry in journal.plain
+        if isinstance(entry, ScopesClosed)
+    ]
+    ours, theirs = [
+        {name: journal for name, journal in given.items() if not _is_of_cancelled(name, closed)}
+        for given in (ours, theirs)
+    ]
     for name in sorted(ours.keys() ^ theirs.keys()):
         return f"run {name!r} is {_there(theirs.get(name))}, and without a crash it is {_there(ours.get(name))}"
     for name, mine in ours.items():
@@ -216,10 +228,24 @@ def first_difference(one: Journals, other: Journals, *, with_data: bool) -> str:
     return ""
 
 
+def _is_of_cancelled(name: str, closed: Iterable[tuple[str, tuple[int, ...]]]) -> bool:
+    """Whether a run is a child of a part that was cancelled."""
+    return any(
+        name.startswith(within) and int(name[len(within) :].partition(SCOPE)[0]) not in ended
+        for within, ended in closed
+    )
+
+
 def _difference(one: Journal, other: Journal, *, with_data: bool) -> str:
     if one.incarnation != other.incarnation:
         return f"its incarnation is {other.incarnation}, and without a crash it is {one.incarnation}"
-    ours, theirs = _lanes(one.plain), _lanes(other.plain)
+    (ours, our_closed), (theirs, their_closed) = _lanes(one.plain), _lanes(other.plain)
+    ours = {
+        lane: entries for lane, entries in ours.items() if lane in theirs or not _is_out(lane, their_closed)
+    }
+    theirs = {
+        lane: entries for lane, entries in theirs.items() if lane in ours or not _is_out(lane, our_closed)
+    }
     for lane in {**ours, **theirs}:
         mine, others = ours.get(lane, []), theirs.get(lane, [])
         for position in range(max(len(mine), len(others))):
@@ -232,8 +258,10 @@ def _difference(one: Journal, other: Journal, *, with_data: bool) -> str:
     return ""
 
 
-def _lanes(entries: Iterable[Entry]) -> dict[Lane, list[Entry]]:
+def _lanes(entries: Iterable[Entry]) -> tuple[dict[Lane, list[Entry]], dict[Lane, ScopesClosed]]:
+    """What is recorded in each lane; and by place and key, which parallel work was closed before its end."""
     found: dict[Lane, list[Entry]] = {}
+    closed: dict[Lane, ScopesClosed] = {}
     sets: dict[Lane, dict[str, bytes]] = {}
     for entry in entries:
         if isinstance(entry, _UNTOLD):
@@ -242,25 +270,30 @@ def _lanes(entries: Iterable[Entry]) -> dict[Lane, list[Entry]]:
             place = (entry.branch, entry.step, str(entry.visit))
             together = {**sets.pop(place, {}), **entry.sets}
             found.setdefault((entry.branch,), []).append(msgspec.structs.replace(entry, sets=together))
+        elif isinstance(entry, ScopesClosed):
+            around = (entry.branch, entry.step, str(entry.visit), entry.key)
+            closed[around] = entry
+            for lane in [lane for lane in found if _is_out(lane, {around: entry})]:
+                del found[lane]
         elif isinstance(entry, Operated):
             place = (entry.branch, entry.step, str(entry.visit))
-            if isinstance(entry, ScopesClosed):
-                _leave_out(found, place, entry)
-            else:
-                sets.setdefault(place, {}).update(entry.sets)
+            sets.setdefault(place, {}).update(entry.sets)
             scope = entry.key[: entry.key.rfind(SCOPE) + 1]
             found.setdefault((*place, scope), []).append(_bare(entry))
         else:
             found.setdefault((getattr(entry, "branch", ""),), []).append(_bare(entry))
-    return found
+    return found, closed
 
 
-def _leave_out(found: dict[Lane, list[Entry]], place: Lane, closed: ScopesClosed) -> None:
-    """Parts that were cancelled had come as far as luck would have it."""
-    within = closed.key + SCOPE
-    for lane in [lane for lane in found if lane[:-1] == place and lane[-1].startswith(within)]:
-        if int(lane[-1][len(within) :].partition(SCOPE)[0]) not in closed.ended:
-            del found[lane]
+def _is_out(lane: Lane, closed: Mapping[Lane, ScopesClosed]) -> bool:
+    """Whether a lane is one of parts that were cancelled: they had come as far as luck would have it."""
+    for (*place, key), entry in closed.items():
+        within = key + SCOPE
+        if list(lane[:-1]) == place and lane[-1].startswith(within):
+            number = int(lane[-1][len(within) :].partition(SCOPE)[0])
+            if number not in entry.ended:
+                return True
+    return False
 
 
 def _bare(entry: Entry) -> Entry:
@@ -269,8 +302,10 @@ def _bare(entry: Entry) -> Entry:
     failure: object = getattr(entry, "failure", None)
     if isinstance(failure, Failure):
         changes["failure"] = _without_traceback(failure)
-    if isinstance(entry, Operated):
-        changes |= {name: empty for name, empty in (("sets", {}), ("seq", 0)) if hasattr(entry, name)}
+    if hasattr(entry, "seq"):
+        changes["seq"] = 0
+    if isinstance(entry, Operated) and hasattr(entry, "sets"):
+        changes["sets"] = NOTHING_SET
     return msgspec.structs.replace(entry, **changes) if changes else entry
 
 

@@ -30,6 +30,8 @@ class WatchedStore(FaultyStore):
         calls: How many calls have begun and not ended.
     """
 
+    commits: int
+
     def __init__(self, inner: Store, choose: Choose = never) -> None:
         """Args: the real store, and the fault of each commit."""
         super().__init__(inner, choose)
