@@ -87,8 +87,8 @@ def forget_all(branch: Branch, run: Run) -> None:
 def forget_from(run: Run, branch: Branch, key: str) -> None:
     """Drop an operation that is to be asked for anew, and what was asked for because of what it gave.
 
-    That is whatever came later in its own scope, in those that were opened there, and in those around it. What
-    ran beside it knew nothing of it, and stays.
+    That is whatever came later in its own scope and in those around it, parallel work included. What ran beside
+    it knew nothing of it, and stays.
     """
     for operation in following(branch, key):
         _settle(run, branch, operation)
@@ -100,10 +100,17 @@ def following(branch: Branch, key: str) -> list[Operation]:
     culprit = branch.operations.get(key)
     if culprit is None:
         return []
-    scope = _scope(key)
     later = [each for each in branch.operations.values() if each.position >= culprit.position]
-    related = [(each, _scope(each.key)) for each in later]
-    return [each for each, other in related if other.startswith(scope) or scope.startswith(other)]
+    return [each for each in later if not _is_beside(key, each.key)]
+
+
+def _is_beside(key: str, other: str) -> bool:
+    """Whether two operations are of two parts of one parallel work: neither can follow from the other."""
+    for number, (mine, theirs) in enumerate(zip(key.split(SCOPE), other.split(SCOPE), strict=False)):
+        if mine != theirs:
+            # Keys go from work to part and on: `gather#1/0/charge#1`.
+            return number % 2 == 1
+    return False
 
 
 def within(branch: Branch, key: str, ended: tuple[int, ...]) -> list[Operation]:
@@ -156,11 +163,6 @@ def await_operation(run: Run, branch: Branch, operation: Operation) -> None:
     elif operation.status == "child" and operation.child is not None:
         run.children[place] = operation.child
     arm_operation(run, branch, operation)
-
-
-def _scope(key: str) -> str:
-    """The part of a key that names its scope, with the separator: no other scope's name begins so."""
-    return key[: key.rfind(SCOPE) + 1]
 
 
 def _operation(run: Run, branch: Branch, key: str, kind: OperationKind) -> Operation:

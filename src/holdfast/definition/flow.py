@@ -6,6 +6,7 @@ A fork becomes a `fork` step with one named edge for each branch and an unnamed 
 the trunk waits; the function given to `join` is the task step after it.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ import msgspec
 from holdfast.definition.duration import Duration
 from holdfast.definition.policies import Retention
 from holdfast.definition.step import Edge, Join, Sleep, Step, WaitSignal
-from holdfast.definition.task import Task, as_task
+from holdfast.definition.task import NAME_MAX_BYTES, Task, as_task
 from holdfast.definition.validate import check_workflow
 from holdfast.definition.workflow import OnComplete, Workflow
 from holdfast.errors import DefinitionError, Problem, UsageError
@@ -52,6 +53,7 @@ class Flow:
         self._timeout = timeout
         self._retention = retention
         self._on_complete = on_complete
+        self._is_building = False
         self._draft = _Draft()
 
     def then(self, f: Target, *, name: str | None = None) -> "Flow":
@@ -79,9 +81,12 @@ class Flow:
             self._draft.report(name or "", "not_a_workflow", f"{workflow!r} is no Flow or Workflow")
             return self
         target = workflow if isinstance(workflow, str) else workflow.name
+        if not target:
+            self._draft.report(name or "", "not_a_workflow", "a child needs the name of its workflow")
+            return self
         if not isinstance(workflow, str):
-            self._draft.children[target] = workflow
-        call = Task[..., Any](_StartChild(target), name=f"{CHILD_TASK}({target})", takes_context=True)
+            self._draft.add_child(workflow)
+        call = Task[..., Any](_StartChild(target), name=_child_task(target), takes_context=True)
         self._draft.append(self._draft.task_step(call, name or self._draft.free(target)))
         return self
 
@@ -152,6 +157,8 @@ class Flow:
         """
         self._draft.end_fork()
         problems = list(self._draft.problems)
+        if self._is_building:
+            problems.append(_problem("", "endless", "it is its own child; then_child takes a name for that"))
         if not self._draft.steps:
             problems.append(_problem("", "empty", "a flow needs at least one step"))
         if durable:
@@ -159,6 +166,12 @@ class Flow:
         if problems:
             problems += check_workflow(self.name, self._draft.steps or [Step(HOLE, task=HOLE)], start_at=None)
             raise DefinitionError(subject=f"flow {self.name!r}", problems=problems)
+        self._is_building = True
+        try:
+            given = self._draft.children.values()
+            children = [each.build(durable=durable) if isinstance(each, Flow) else each for each in given]
+        finally:
+            self._is_building = False
         return Workflow(
             self.name,
             self._draft.steps,
@@ -166,10 +179,7 @@ class Flow:
             metadata=self._metadata,
             timeout=self._timeout,
             retention=self._retention,
-            children=[
-                child.build(durable=durable) if isinstance(child, Flow) else child
-                for child in self._draft.children.values()
-            ],
+            children=children,
             on_complete=self._on_complete,
         )
 
@@ -294,7 +304,8 @@ class _Draft:
             return Step(self.distinct(name or "step"), task=HOLE)
         task = as_task(f)
         if isinstance(f, Workflow):
-            self.children.update({child.name: child for child in f.children})
+            for child in f.children:
+                self.add_child(child)
         if name is not None and name in self._names:
             self.report(name, "duplicate_step", "another step has the same name")
         if task.name == LAMBDA:
@@ -312,6 +323,10 @@ class _Draft:
         if self.tasks.setdefault(task.name, task).fn != task.fn:
             self.report(task.name, "task_name", f"two functions are called {task.name!r}; name one")
         return Step(self.distinct(name or task.name), task=task.name)
+
+    def add_child(self, workflow: "Flow | Workflow") -> None:
+        if self.children.setdefault(workflow.name, workflow) is not workflow:
+            self.report("", "duplicate_child", f"two workflows are called {workflow.name!r}")
 
     def claim_name(self, name: object) -> str:
         """The name that was asked for; reported where another step has it."""
@@ -336,6 +351,14 @@ class _Draft:
             number += 1
             name = f"{wanted}_{number}"
         return name
+
+
+def _child_task(target: str) -> str:
+    """The name of the task that starts children of a workflow; a digest stands for one that is too long."""
+    name = f"{CHILD_TASK}({target})"
+    if len(name.encode()) <= NAME_MAX_BYTES:
+        return name
+    return f"{CHILD_TASK}({hashlib.sha256(target.encode()).hexdigest()})"
 
 
 def _problem(step: str, code: str, message: str) -> Problem:

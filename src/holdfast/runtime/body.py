@@ -44,6 +44,7 @@ from holdfast.core.operations import NOTHING
 from holdfast.core.run import PENDING, Operation, Value, place_of
 from holdfast.definition.policies import TIMEOUT
 from holdfast.runtime.bindings import BoundStep
+from holdfast.runtime.calls import Calls
 from holdfast.runtime.context import CURRENT, DURABLE, DurableContext
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.runtime.replaying import Replay
@@ -82,6 +83,7 @@ class Body:
         self._awaited: dict[str, asyncio.Future[None]] = {}
         self._stopped: list[asyncio.Future[None]] = []
         self._patches: dict[str, bool] = {}
+        self.calls = Calls()
         self._replay = Replay(self.branch.operations.values())
 
     # What scopes need (`scopes.Owner`).

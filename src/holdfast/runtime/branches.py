@@ -111,7 +111,7 @@ class Branches:
             return None  # a body that was told to stop has answered all the same
         branch = event.branch
         self._replies[branch] = self._answer = None
-        rest = self._reports.rest(branch) if self._reports.latest else ()
+        rest = self._reports.rest(branch) if self._reports.is_used else ()
         self._driver.operate([*before, *rest, event])
         if branch not in self._replies:
             return self._answer  # an instant store has committed it already

@@ -8,7 +8,15 @@ from holdfast.codecs import json as codec
 from holdfast.core.run import Value
 from holdfast.definition.duration import Duration
 from holdfast.definition.policies import Retry
-from holdfast.definition.task import Executor, Task, as_task, innermost, is_coroutine_function, task
+from holdfast.definition.task import (
+    Executor,
+    Task,
+    as_task,
+    default_name,
+    innermost,
+    is_coroutine_function,
+    task,
+)
 from holdfast.errors import UsageError
 from holdfast.runtime.bindings import Importable, hints_of, importable, takes_context
 
@@ -35,9 +43,11 @@ class Call(NamedTuple):
     Attributes:
         takes_context: Whether its first argument is a `Context`.
         decode_output: Payload to what it is annotated to return.
+        origin: What was given: a task, or the callable itself.
     """
 
     name: str
+    origin: object
     fn: Callable[..., Any]
     is_async: bool
     takes_context: bool
@@ -84,6 +94,27 @@ class Invocation:
         return self._fn(*self._args)
 
 
+class Calls:
+    """What a body has called: in a loop it is the same function over and over."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._known: dict[object, Call] = {}
+
+    def of(self, fn: Callable[..., Any], options: Options) -> Call:
+        """See `call_of`."""
+        known = None if options else self._known.get(id(fn))
+        if known is not None and known.origin is fn:
+            return known
+        call = call_of(fn, options)
+        if not options and getattr(fn, "__closure__", None) is None:
+            # One that was made for this call is not met again.
+            self._known[id(fn)] = call
+        return call
+
+
 def call_of(fn: Callable[..., Any], options: Options) -> Call:
     """What is known of a callable, with options of this call in place of its own.
 
@@ -99,7 +130,7 @@ def call_of(fn: Callable[..., Any], options: Options) -> Call:
         call = _known(like, given)
     except TypeError:  # one of them has no hash
         return _read(fn, given)
-    return call._replace(fn=fn) if like.is_function else call
+    return call._replace(fn=fn, origin=fn) if like.is_function else call
 
 
 def _hashable(option: tuple[str, Any]) -> tuple[str, Any]:
@@ -118,7 +149,7 @@ class _Like:
         self.fn = fn
         inner: Any = fn.func if isinstance(fn, functools.partial) else fn
         code = None if hasattr(inner, "__wrapped__") else getattr(inner, "__code__", None)
-        self._key: Any = inner if code is None else code
+        self._key: Any = inner if code is None else (code, default_name(inner))
         self.is_function = code is not None
         self._annotations = None if code is None else inner.__annotations__
 
@@ -156,6 +187,7 @@ def _read(target: Callable[..., Any], options: Given) -> Call:
         hints = {}  # annotations that name what is not there say nothing
     return Call(
         own.name,
+        target,
         fn,
         is_coroutine_function(fn),
         own.takes_context or takes_context(fn, hints),

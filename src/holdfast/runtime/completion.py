@@ -1,6 +1,7 @@
 """Completion hooks: the runs that follow a run start in the commit that completes it (semantics row 57)."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from holdfast.errors import HoldfastError, UsageError
 from holdfast.runtime import failures
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.calls import call_of
+from holdfast.runtime.context import CURRENT
 from holdfast.runtime.host import Host
 from holdfast.stores.records import NewRun, RunRecord
 
@@ -48,6 +50,8 @@ class Hook:
 
     async def ask(self, run: Run, entries: list[Entry]) -> None:
         """Call it, with the output that the run will have after `entries`."""
+        # Called from the task of a branch, whose attempt it is no part of.
+        CURRENT.set(None)
         workflow, record = self._bound.workflow, self._record
         output = outcome(run_after(run, entries))
         given = None if output is None or isinstance(output, Failure) else codec.flatten(output)
@@ -95,8 +99,15 @@ def _collecting(hook: Any, collect: Any) -> Any:  # noqa: ANN401 - a user's func
 
         return call_async
 
-    def call(completion: Completion) -> None:
-        collect(hook(completion))
+    def call(completion: Completion) -> object:
+        given = hook(completion)
+        if inspect.isawaitable(given):
+            return later(given)
+        collect(given)
+        return None
+
+    async def later(given: Awaitable[object]) -> None:
+        collect(await given)
 
     return call
 

@@ -133,7 +133,10 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
                 what=f"a {kind} was reported where nobody hears it",
                 fix="a body in a process of its own cannot; leave executor out",
             )
-        report(self._at, self._operation, kind, codec.encode(said))
+        payload = codec.encode(said)
+        if not self.cancelled:
+            # What an attempt says that was given up is nothing to the next one.
+            report(self._at, self._operation, kind, payload)
 
     @property
     def cancelled(self) -> bool:

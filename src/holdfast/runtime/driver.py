@@ -1,9 +1,8 @@
 """Drives one run: take the events at hand, decide, append, evolve, carry out what is owed.
 
-The driver is an object that is called, not a task. Each active branch has one asyncio task (`branches`), which
-makes the attempts inline and awaits one future per append. A run has one append in flight at most; events that
-arrive meanwhile wait and are decided together. No effect is carried out before its entries are durable, nor
-while the run has messages that were not read: an acknowledged pause holds from its acknowledgement on.
+The driver is an object that is called, not a task; each active branch has one (`branches`). A run has one append in
+flight at most; events that arrive meanwhile wait and are decided together. No effect is carried out before its
+entries are durable, nor while the run has messages that were not read: an acknowledged pause holds at once.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ from holdfast.runtime.completion import Hook
 from holdfast.runtime.context import RunFacts
 from holdfast.runtime.failures import refused
 from holdfast.runtime.host import Host
-from holdfast.runtime.inbox import Inbox, without_mail
+from holdfast.runtime.inbox import Inbox, only_control, without_mail
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.runtime.snapshots import Snapshots
 from holdfast.runtime.timers import Timers
@@ -193,11 +192,12 @@ class Driver:
         self._reading = None
         if not self.is_dropped:
             found = self._hook.found
-            kept: list[Event] = (
-                [CompletionRefused(found)] if isinstance(found, Failure) else without_mail(events)
-            )
-            self._events[:0] = kept
-            self._proceed()
+            if isinstance(found, Failure):
+                # Nothing but control comes before it: what has not happened can happen again after a retry.
+                self._append([*only_control(self._offered()), CompletionRefused(found)])
+            else:
+                self._events[:0] = without_mail(events)
+                self._proceed()
 
     def _submit(
         self, entries: list[Entry], header: Header, events: list[Event], consumed: tuple[int, ...] = ()

@@ -91,7 +91,7 @@ class Context(Facts):
             UsageError: It cannot be called so, or not from here; nothing was recorded.
         """
         scope = current_scope(self._body, "ctx.step")
-        call = call_of(fn, options)
+        call = self._body.calls.of(fn, options)
         if call.takes_context:
             raise UsageError(
                 what=f"{call.name} takes a Context, so it is no step",

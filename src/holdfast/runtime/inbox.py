@@ -128,3 +128,8 @@ def _ending_of(row: InboxRow, run_id: str) -> ChildEnded:
 def without_mail(events: Iterable[Event]) -> list[Event]:
     """The events that the inbox does not offer again."""
     return [event for event in events if not isinstance(event, SignalArrived | ControlRequested | ChildEnded)]
+
+
+def only_control(events: Iterable[Event]) -> list[Event]:
+    """Of the events that the inbox offers, what somebody outside wants of the run."""
+    return [event for event in events if isinstance(event, ControlRequested)]

@@ -16,7 +16,7 @@ from holdfast.runtime.limits import REPORT_MS
 
 Kind = Literal["progress", "heartbeat"]
 _Place = tuple[str, str, Kind]
-"""Branch, key of the operation or "", and kind."""
+"""Branch, key of the operation or "", and kind. A branch has one progress, whoever reports it."""
 
 
 class Reports:
@@ -24,9 +24,10 @@ class Reports:
 
     Attributes:
         latest: Those that are not written yet.
+        is_used: Whether anything was reported.
     """
 
-    __slots__ = ("_driver", "_host", "_loop", "_thread", "_timers", "latest")
+    __slots__ = ("_driver", "_host", "_loop", "_thread", "_timers", "is_used", "latest")
 
     def __init__(self, driver: Driving, host: Host) -> None:
         """Args: who drives the run, and the worker."""
@@ -36,9 +37,11 @@ class Reports:
         self._thread = threading.get_ident()
         self.latest: dict[_Place, BodyReported] = {}
         self._timers: dict[_Place, Timer] = {}
+        self.is_used = False
 
     def report(self, at: StartAttempt, key: str, kind: Kind, payload: bytes) -> None:
         """Take a report of an attempt, or of the operation `key` of it."""
+        self.is_used = True
         event = BodyReported(at.branch, at.step, at.visit, at.attempt, key, kind, payload)
         if threading.get_ident() == self._thread:
             self._take(event)
@@ -46,7 +49,12 @@ class Reports:
             self._loop.call_soon_threadsafe(self._take, event)
 
     def rest(self, branch: str, key: str | None = None) -> list[Event]:
-        """What is not written yet of a branch, or of one operation: to be recorded before its outcome."""
+        """What is not written yet of a branch, or of one operation: to be recorded before its outcome.
+
+        Whatever is reported next is of another attempt, and is written at once.
+        """
+        for place in [place for place in self._timers if place[0] == branch and key in {None, place[1]}]:
+            self._timers.pop(place).cancel()
         places = [place for place in self.latest if place[0] == branch and key in {None, place[1]}]
         return [self.latest.pop(place) for place in places]
 
@@ -58,7 +66,8 @@ class Reports:
         self.latest.clear()
 
     def _take(self, event: BodyReported) -> None:
-        place: _Place = (event.branch, event.key, event.kind)
+        place: _Place = (event.branch, event.key if event.kind == "heartbeat" else "", event.kind)
+        self.latest.pop(place, None)
         self.latest[place] = event
         if place not in self._timers:
             self._write(place)

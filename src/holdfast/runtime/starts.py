@@ -65,8 +65,10 @@ class Start:
         )
 
 
-def bind_all(targets: Iterable[Definable], *, durable: bool) -> Mapping[str, BoundWorkflow]:
-    """Build and bind workflows, by name.
+def bind_all(
+    targets: Iterable[Definable], *, durable: bool, alone: bool = False
+) -> Mapping[str, BoundWorkflow]:
+    """Build and bind workflows, by name, with those that they start unless `alone`.
 
     Raises:
         DefinitionError: A flow cannot be built, or a function not be called by its step.
@@ -87,24 +89,22 @@ def bind_all(targets: Iterable[Definable], *, durable: bool) -> Mapping[str, Bou
                 fix="pass them with Workflow(..., tasks=[...])",
             )
         bound[workflow.name] = BoundWorkflow(workflow, origin=target)
-    _bind_children(bound, durable=durable)
+    if not alone:
+        _bind_children(bound, durable=durable)
     return bound
 
 
 def _bind_children(bound: dict[str, BoundWorkflow], *, durable: bool) -> None:
-    """Add the workflows that those which are given start, and theirs; what is given goes first."""
-    for parent in list(bound.values()):
-        for child in parent.workflow.children:
-            if child.name not in bound:
-                bound.update(
-                    {
-                        name: each
-                        for name, each in bind_all([child], durable=durable).items()
-                        if name not in bound
-                    }
-                )
-            elif bound[child.name].workflow.fingerprint != child.fingerprint:
-                raise UsageError(what=f"two workflows are called {child.name!r}", fix="give one another name")
+    """Add the workflows that those which are given start, and theirs; each name is one workflow."""
+    found = [child for parent in bound.values() for child in parent.workflow.children]
+    for child in found:
+        known = bound.get(child.name)
+        if known is None:
+            bound[child.name] = bind_all([child], durable=durable, alone=True)[child.name]
+        elif known.workflow.fingerprint != child.fingerprint:
+            raise UsageError(what=f"two workflows are called {child.name!r}", fix="give one another name")
+        if known is None:
+            found += child.children
 
 
 async def resolve(store: Store, bound: Mapping[str, BoundWorkflow], target: Definable | str) -> Workflow:
