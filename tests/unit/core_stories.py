@@ -23,6 +23,7 @@ from holdfast.core import decide as deciding
 from holdfast.core import evolve as evolving
 from holdfast.core import header as headers
 from holdfast.core import owed as owing
+from holdfast.core import turn as turns
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
 from holdfast.core.entries import (
     DELETED,
@@ -680,13 +681,13 @@ class Model:
         if isinstance(event, AttemptSuspended):
             gone = {place_of(event.branch, key) for key in event.awaited} & told.moved
             return None if gone or stay.is_suspended else StepSuspended
-        if isinstance(event, ChildEnded):
-            done = OperationCompleted if event.failure is None else OperationFailed
-            return None if place_of(event.branch, event.key) in told.moved else done
-        if stay.asked.is_closed(event.key, told.closed.get(event.branch, {})):
+        is_done = place_of(event.branch, event.key) in told.moved
+        if is_done or stay.asked.is_closed(event.key, told.closed.get(event.branch, {})):
             return None
         if isinstance(event, OperationRaised):
             return stay.asked.expected_of(event)
+        if isinstance(event, ChildEnded):
+            return OperationCompleted if event.failure is None else OperationFailed
         kinds: dict[type[Event], type[Entry]] = {
             OperationRequested: OperationBegun,
             OperationSucceeded: OperationCompleted,
@@ -887,7 +888,7 @@ class Story:
     def __init__(self, workflow: Workflow, numbers: Sequence[int], *, is_talkative: bool = False) -> None:
         self.workflow = workflow
         self.choices = Choices(numbers)
-        self.is_talkative = is_talkative or self.choices.below(3) != 0
+        self.is_talkative = is_talkative or self.choices.below(4) == 3
         self.model = Model(workflow)
         self.run = Run("r")
         self.now_ms = 1_000
@@ -1041,7 +1042,7 @@ class Story:
         if isinstance(event, TimerFired | ChildEnded):
             options += [changed(event, key="ghost#1")]
         if isinstance(event, ChildEnded):
-            options += [changed(event, child="other")] * 9
+            options += [changed(event, child="other", seq=event.seq + 1_000)] * 9
         if isinstance(event, AttemptEnded | Operating):
             options += [changed(event, attempt=event.attempt + 1), changed(event, attempt=event.attempt - 1)]
         if isinstance(event, TimerFired | DeadlinePassed):
@@ -1070,7 +1071,7 @@ class Story:
             assert deciding.decide(self.workflow, self.run, in_company) == entries, "no shortcut differs"
             self.recorded_as_expected(genuine, entries)
             asked = [event for event in genuine if isinstance(event, ControlRequested)]
-            if len(asked) == len(genuine) and self.run.position + len(entries) <= JOURNAL_MAX:
+            if len(asked) == len(genuine) and self.run.position + len(entries) <= turns.JOURNAL_ENTRIES_MAX:
                 assert control.controlled(self.run, asked) == entries, "control needs no definition"
         self.apply(entries)
         if isinstance(entries[-1], RunBlocked):
@@ -1088,9 +1089,10 @@ class Story:
         header = headers.header_after(self.run, entries)
         before = owing.owed(self.run)
         waited_for = dict(self.run.children)
-        passed = children.passed_down(self.run, entries)
-        started = children.started(self.run, entries)
-        outcome = children.outcome(self.run, entries)
+        after = headers.run_after(self.run, entries)
+        passed = children.passed_down(self.run, after, entries)
+        started = children.started(after, entries)
+        outcome = children.outcome(after)
         assert photo(self.run) == self.photos[-1], "nobody changes a run but evolve"
         at_ms = self.now_ms + self.choices.below(3) * 700
         # The same header is right whatever the stamp turns out to be.
@@ -1222,9 +1224,9 @@ class Story:
         waited_for: Mapping[str, Child],
         passed: Sequence[tuple[Child, Control]],
     ) -> None:
-        """Row 56: who is waited for is paused with who waits; who is not waited for any more is cancelled."""
+        """Row 56: who is waited for is paused with who waits; who is waited for no more is cancelled."""
         done = [each for each in entries if isinstance(each, OperationCompleted | OperationFailed)]
-        answered = {place_of(each.branch, each.key) for each in done}
+        answered = {place_of(each.branch, each.key) for each in done if each.seq}
         asked: list[tuple[Child, Control]] = []
         for at, child in waited_for.items():
             told = [each for kept, each in passed if kept == child]

@@ -67,7 +67,8 @@ class Talk:
         return said
 
     def next(self) -> Operating:
-        says = (self.value, self.wait, self.step, self.again, self.sleep, self.close, self.child, self.report)
+        says = (self.value, self.step, self.wait, self.close, self.again, self.step, self.sleep)
+        says += (self.close, self.child, self.report, self.cut_off)
         return self.choices.of(says)()
 
     def free(self) -> list[Asked]:
@@ -120,6 +121,17 @@ class Talk:
         self.taken.append(chosen.key)
         return self.tried(chosen.key)
 
+    def cut_off(self) -> Operating:
+        """It has waited long enough, for whatever that is."""
+        waits = [each for each in self.free() if each.status != "backoff"]
+        if not waits:
+            return self.value()
+        asked = self.choices.of(waits)
+        self.taken.append(asked.key)
+        kind: OperationKind = "sleep" if asked.wait is None or not asked.wait.signal else "wait_signal"
+        kind = "child" if asked.child is not None else kind
+        return OperationRaised(*self.at, asked.key, kind, FAILURES[0], (), 0.0, self.sets())
+
     def tried(self, key: str) -> Operating:
         if self.choices.below(2):
             return OperationSucceeded(*self.at, key, "step", self.output(), self.sets())
@@ -129,7 +141,9 @@ class Talk:
         return OperationRaised(*self.at, key, "step", failure, policies, chance, self.sets())
 
     def close(self) -> Operating:
-        key, ended = self.choices.of(CLOSED)
+        pending = {each.key for each in self.asked.pending()}
+        ends = [each for each in CLOSED if pending & {*self.asked.closed_by(*each)}] or CLOSED
+        key, ended = self.choices.of(ends)
         if key in {*self.asked.all, *self.taken} or self.asked.is_closed(key, self.ended):
             return self.value()
         self.taken.append(key)

@@ -109,6 +109,19 @@ def test_an_operation_beyond_its_budget_has_failed() -> None:
     assert kinds(play.tell(body.raises("s#2"))) == [OperationFailed]
 
 
+@pytest.mark.parametrize("key", ["nap#1", "w#1", "c#1"])
+def test_what_a_body_cuts_off_has_failed(key: str) -> None:
+    """It waits for nothing any more, whoever comes."""
+    play, body = one()
+    play.tell(body.sleeps("nap#1", 5_000), body.waits("w#1", 5_000), body.starts("c#1"))
+    late = [body.fired("nap#1"), body.fired("w#1"), body.ended("c#1")]
+    assert kinds(play.tell(body.raises(key))) == [OperationFailed]
+    run = play.run
+    assert body.statuses()[key] == "failed"
+    assert "main\0" + key not in {*run.timers, *run.waits, *run.children}
+    assert len(play.tell(*late)) == 2
+
+
 def test_each_policy_of_an_operation_has_a_budget_of_its_own() -> None:
     """Row 23: an error is matched to the first fitting policy, also where that one is exhausted."""
     play, body = one()
@@ -266,7 +279,7 @@ def stale_events(play: Play, body: Body) -> list[Event]:
     gone = ("main", "a", 1, 2)
     return [
         body.gives("w#1"),
-        body.raises("nap#1", TWICE),
+        body.raises("v#1"),
         body.gives("v#1"),
         body.ended("c#1", child="other"),
         body.ended("nap#1"),

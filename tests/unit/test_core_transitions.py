@@ -41,6 +41,7 @@ from holdfast.core.entries import (
 from holdfast.core.events import (
     AttemptFailed,
     AttemptSucceeded,
+    CompletionRefused,
     ControlRequested,
     DeadlinePassed,
     Event,
@@ -131,6 +132,25 @@ def test_a_success_that_nobody_waits_for_means_nothing(key: tuple[str, str, int,
     play.succeed()
     assert play.tell(AttemptSucceeded(*key, OUTPUT)) == []
     assert play.owed() == {"main": StartAttempt("main", "b", 1, 1)}
+
+
+@takes("steps", "run --(CompletionRefused)--> failed: RunFailed")
+def test_a_run_that_may_not_complete_fails() -> None:
+    """Row 57: a retry does the last step again."""
+    play = Play(a())
+    failure = Failure("ValueError", "what follows cannot be told")
+    assert play.tell(CompletionRefused(failure)) == [RunFailed("", "", 0, 0, failure)]
+    assert kinds(play.ask(RunReopened("ops")) + play.succeed()) == [RunReopened, StepCompleted, RunCompleted]
+
+
+@takes("steps", "run over --(CompletionRefused)--> unchanged, the event is stale")
+@pytest.mark.parametrize("end", [RunCancelled("", ""), None])
+def test_a_run_that_is_over_is_not_refused_its_completion(end: RunCancelled | None) -> None:
+    """Invariant 29."""
+    play = Play(a())
+    play.succeed() if end is None else play.ask(end)
+    assert play.run.is_over
+    assert play.tell(CompletionRefused(Failure("ValueError", "late"))) == []
 
 
 def test_a_success_that_is_told_twice_counts_once() -> None:

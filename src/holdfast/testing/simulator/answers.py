@@ -93,6 +93,10 @@ class Answers:
         """It goes on where it failed."""
         self._judge(self.has_control(run_id, by, since_s), f"that {run_id} is tried again")
 
+    def may_restart(self, run_id: str) -> None:
+        """Somebody asks for another run in its place."""
+        self._checks.restarts.add(run_id)
+
     def is_removed(self, run_id: str, since_s: float) -> None:
         """A run of that id is gone."""
         self._judge(

@@ -1,7 +1,7 @@
 """The invariants, watched while a simulation runs. Numbers are those of the project's list of invariants.
 
-Watched here, in `journals`, `performing`, `clocks`, `mail`, `kin`, `answers` and `endings`: 2 to 6, 8 to 27, 29 to
-33, 35 and 36. Of 34 only that a stop fails no run.
+Watched here, in `journals`, `performing`, `clocks`, `mail`, `kin`, `answers` and `endings`: 2 to 6, 8 to 27, 29
+to 33, 35 and 36. Of 34 only that a stop fails no run.
 """
 
 from collections import defaultdict
@@ -31,7 +31,6 @@ from holdfast.testing.simulator.deeds import Deed
 from holdfast.testing.simulator.drawing import failure_types
 from holdfast.testing.simulator.journals import DECODE, Shadow
 from holdfast.testing.simulator.kin import Kin
-
 from holdfast.testing.simulator.performing import Called
 from holdfast.testing.simulator.programs import Program
 from holdfast.testing.simulator.steps import Step
@@ -58,6 +57,7 @@ class Checks:
         names: Names that workers have taken.
         shadows: Of the runs that are there, by key.
         archive: Of all runs that ever were, by id.
+        restarts: Runs in whose place somebody has asked for another one.
     """
 
     def __init__(self, world: World, database: Database, lease: LeaseTimes) -> None:
@@ -67,6 +67,7 @@ class Checks:
         self.names: dict[str, float] = {}
         self.shadows: dict[int, Shadow] = {}
         self.archive: defaultdict[str, list[Shadow]] = defaultdict(list)
+        self.restarts: set[str] = set()
         self._world = world
         self._database = database
         self._self_stop_s = lease.self_stop_ms / 1_000
@@ -120,6 +121,10 @@ class Checks:
             self._world.hits["begun anew" if is_anew else "replaced"] += 1
             if is_anew:
                 self._check_anew(row, old)
+            elif row.new.id not in self.restarts:
+                self._world.problem(
+                    f"run {row.new.id}: another one is in its place, for which nobody has asked"
+                )
             if (row.incarnation, row.epoch) != (old.incarnation + 1, old.epoch + 1):
                 self._world.problem(f"run {row.new.id}: replaced under epoch {row.epoch} after {old.epoch}")
         self.shadows[row.key] = shadow

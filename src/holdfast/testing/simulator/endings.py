@@ -13,6 +13,7 @@ from holdfast.stores.records import ENDED, SUSPECT_AT, InboxRow
 from holdfast.testing.simulator.checks import Checks, Worker
 from holdfast.testing.simulator.database import Database
 from holdfast.testing.simulator.journals import Shadow
+from holdfast.testing.simulator.mail import OUTCOME
 from holdfast.testing.simulator.world import World
 
 T = TypeVar("T")
@@ -63,13 +64,16 @@ class Endings:
         return wrong
 
     def _orphaned(self, row: Row) -> list[str]:
-        """A run that somebody was to wait for, who does not any more, is over."""
+        """A run that another was to wait for, which does not any more, is over; unless people made it go on."""
         key = row.new.parent_key
         if key is None or row.status in ENDED:
             return []
         parent = self._checks.shadows.get(key)
         if parent is None or parent.incarnation != row.new.parent_incarnation:
             self._world.hits["child whose parent is gone"] += 1
+            return []
+        lives = self._checks.archive[row.new.id]
+        if any(each.reopened or each.is_restarted for each in lives):
             return []
         awaited = {child.id for child in parent.asking.children().values()}
         is_awaited = row.new.id in awaited and not parent.run.is_over
@@ -105,7 +109,9 @@ class Endings:
     def _undelivered(self, row: Row, shadow: Shadow, run: Run, inbox: Sequence[InboxRow]) -> list[str]:
         """Signals that nobody has received are listed in the finished run."""
         listed = [signal.id for signal in run_status(record_of(row), run, inbox, run.failure, None).undelivered]
-        mine = [shadow.mail.pending[seq].id for seq in sorted(shadow.mail.pending)]
+        # Whoever ends a run from outside leaves what its children have told it.
+        left = [shadow.mail.pending[seq] for seq in sorted(shadow.mail.pending)]
+        mine = [message.id for message in left if message.kind != OUTCOME]
         self._world.hits["undelivered signal"] += len(listed)
         # Control that was acknowledged is never left over either: nothing that ends a run passes it by.
         return [] if listed == mine else [f"run {row.new.id} lists {listed} as undelivered, and has {mine}"]

@@ -169,6 +169,7 @@ class Errander:
     async def _restart(self, engine: AsyncEngine, since_s: float) -> None:
         errand, program = self._errand, self._errand.program
         target = program.workflow if engine.is_driving else program.name
+        self._answers.may_restart(errand.run_id)
         await engine.start(target, errand.value, id=errand.run_id, on_conflict="restart")
         self._answers.is_run(errand.run_id, program.name, errand.value, since_s)
 

@@ -68,6 +68,7 @@ class Shadow:
         kills: Processes that its bodies have taken down since a step completed.
         is_told: Whether the holder has heard of the last commit; until then it goes by what was owed before.
         reopened: How often it was.
+        is_restarted: Whether somebody has put it in the place of another one.
         received: What its waits ended with, by step and visit.
         asked: Who has asked something of it, by what was recorded or stored.
         statuses, pauses: What its row has said, and what of it was paused, each since a moment of virtual time.
@@ -93,6 +94,7 @@ class Shadow:
         self.epoch = epoch
         self.mail: Mail = Mail(self.run.id, None if before is None else before.mail)
         self._before = before
+        self.is_restarted = row.incarnation > 1 and before is None
         self.performing = Performing(program.durables)
         self.ended: list[tuple[Called, Failure | None]] = []
         self.clocks = Clocks()
@@ -133,6 +135,7 @@ class Shadow:
             row.messages_sent,
             len(row.inbox),
         )
+        self.mail.fresh = []
         if seen == self._seen and row.position == len(row.journal):
             return [], []
         self._seen, self.changed_s = seen, now_s
@@ -181,6 +184,10 @@ class Shadow:
         ends = [*(began_s for began_s, _ in log[1:]), float("inf") if self.ended_s is None else self.ended_s]
         return (value for (_, value), end_s in zip(log, ends, strict=True) if end_s >= since_s)
 
+    def is_held(self, branch: str) -> bool:
+        """Whether a pause of the run, or of the branch, is recorded."""
+        return bool({"", branch} & self.paused())
+
     def paused(self) -> frozenset[str]:
         """Which branches have a pause of their own, and "" for the run."""
         branches = self.run.branches.values()
@@ -216,14 +223,19 @@ class Shadow:
         """Take in one entry; gives what is wrong with it."""
         performing = self.performing
         early = self.clocks.wrong(entry, at_ms)
-        wrong = self._misplaced(entry) + ([] if early is None else [early]) + self._received(entry, taken)
+        wrong = self._misplaced(entry) + ([] if early is None else [early])
+        if isinstance(entry, OperationCompleted | OperationFailed):
+            wrong += self._received_by_body(entry, taken)
+        else:
+            wrong += self._received(entry, taken)
         wrong += performing.wrong(entry, self.run)
         self._attempted(entry)
         performing.see(entry, position, self.run)
         evolve(self.run, entry, at_ms)
         wrong += performing.differs(entry, self.run)
         self.clocks.see(entry, at_ms)
-        self.clocks.keep({place for place, _ in self.asking.pending()})
+        if self._program.durables:
+            self.clocks.keep({place for place, _ in self.asking.pending()})
         return wrong
 
     def _attempted(self, entry: Entry) -> None:
@@ -271,8 +283,6 @@ class Shadow:
 
     def _received(self, entry: Entry, taken: set[int]) -> list[str]:
         """Invariants 20 and 23: who waits gets the signal that is first in turn, or times out."""
-        if isinstance(entry, OperationCompleted | OperationFailed):
-            return self._received_by_body(entry, taken)
         if not isinstance(entry, SignalReceived | WaitTimedOut):
             return []
         branch = self.run.branches.get(entry.branch)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import random  # noqa: TID251 - the seeded generator of a simulation
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
@@ -23,6 +24,8 @@ from holdfast.testing.simulator.world import World
 
 SKEW_MS = 120_000
 """How wrong the wall clock of a machine is, at most, before anyone changes it."""
+TIDYING = 0.25
+"""Part of the durable functions that take time to leave, as those do that close what they have opened."""
 RESTART_MS = (20.0, 30_000.0)
 RESTART_S = 0.5
 """Until a process starts again, while there are faults and when there are none."""
@@ -259,6 +262,11 @@ class Bodies:
         if self.checks is not None and process.is_alive:
             self._world.note(f"{process.name} enters {name} of {context.idempotency_key}")
             self.checks.enters(process, context)
+
+    def tidies_s(self, name: str) -> float:
+        """See `Body`. The same for all runs of a program; most functions do at once."""
+        drawn = random.Random(f"{self._world.seed} tidies {name}").random()  # noqa: S311 - no secret
+        return drawn * 2 if drawn < TIDYING else 0.0
 
     def fresh(self, name: str) -> int:
         """See `Body`."""
