@@ -338,7 +338,14 @@ def test_explain_is_one_line_with_reason_detail_and_who_must_act(place: Place) -
 def test_json_of_explain_is_the_whole_reason(place: Place) -> None:
     document = place.document("explain", "known")
     facts = {"run_id": "known", "status": "completed", "reason": "over", "detail": "it is completed"}
-    assert document == facts | {"action": "", "branch": "", "step": "", "due_at": None}
+    assert document == facts | {
+        "action": "",
+        "branch": "",
+        "step": "",
+        "operation": "",
+        "child": None,
+        "due_at": None,
+    }
 
 
 # ---- delete ----

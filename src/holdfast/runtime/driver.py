@@ -1,8 +1,8 @@
 """Drives one run: take the events at hand, decide, append, evolve, carry out what is owed.
 
-The driver is an object that is called, not a task; each active branch has one (`branches`). A run has one append
-in flight at most; events that arrive meanwhile wait and are decided together. No effect is carried out before
-its entries are durable, nor while the run has messages that were not read: an acknowledged pause holds at once.
+The driver is an object that is called, not a task; each active branch has one (`branches`). A run has one
+append in flight at most; events that arrive meanwhile wait and are decided together. No effect is carried out
+before its entries are durable, nor while the run has messages that were not read: an acknowledged pause holds.
 """
 
 import asyncio
