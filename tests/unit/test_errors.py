@@ -14,6 +14,7 @@ from holdfast.errors import HoldfastError, Problem, WorkflowError
 PROBLEM = Problem(step="ship", path="edges[0]", code="unknown_step", message="leads nowhere")
 FAILURE = Failure("CardError", "declined", ("CardError",), step="charge")
 # Facts of an example of each error, and its message word for word.
+OPERATION = {"operation": "charge#1", "failure": Failure("ValueError", "no card", ("ValueError",))}
 EXAMPLES: dict[type[HoldfastError], tuple[dict[str, object], str]] = {
     errors.DefinitionError: (
         {"subject": "workflow 'order'", "problems": (PROBLEM,)},
@@ -121,6 +122,17 @@ EXAMPLES: dict[type[HoldfastError], tuple[dict[str, object], str]] = {
             "a new identity: nothing is to be done here"
         ),
     ),
+    errors.OperationError: (OPERATION, "charge#1 failed: ValueError: no card"),
+    errors.StepError: (OPERATION, "charge#1 failed: ValueError: no card"),
+    errors.StepTimeoutError: (OPERATION, "charge#1 failed: ValueError: no card"),
+    errors.ChildError: ({**OPERATION, "run_id": "order-42/a"}, "charge#1 failed: ValueError: no card"),
+    errors.ChildTimeoutError: ({**OPERATION, "run_id": "order-42/a"}, "charge#1 failed: ValueError: no card"),
+    errors.OperationTimeoutError: (OPERATION, "charge#1 failed: ValueError: no card"),
+    errors.SignalTimeoutError: (OPERATION, "charge#1 failed: ValueError: no card"),
+    errors.OperationCancelledError: (
+        {"operation": "item 3"},
+        "item 3 was cancelled: enough of the others were done",
+    ),
     errors.FormatError: (
         {"subject": "entry 7", "reason": "damaged", "fix": "restore it"},
         "entry 7: damaged; restore it",
@@ -148,6 +160,14 @@ CODES = {
     "ResultTimeoutError": "result_timeout",
     "RunBlockedError": "run_blocked",
     "TaskError": "task",
+    "OperationError": "operation",
+    "StepError": "step",
+    "StepTimeoutError": "step_timeout",
+    "ChildError": "child",
+    "ChildTimeoutError": "child_timeout",
+    "OperationTimeoutError": "operation_timeout",
+    "SignalTimeoutError": "signal_timeout",
+    "OperationCancelledError": "operation_cancelled",
     "StoreError": "store",
     "StoreUnavailableError": "store_unavailable",
     "StoreOpenError": "store_open",
@@ -206,7 +226,7 @@ def test_the_tree_on_top_shows_whose_child_an_error_is() -> None:
             depth = len(drawn[1]) // 4
             parents[drawn[2]] = above[depth]
             above[depth + 1 :] = [drawn[2]]
-    assert {name: kind.__base__.__name__ for name, kind in classes().items() if kind.__base__} == parents
+    assert {name: kind.__bases__[0].__name__ for name, kind in classes().items()} == parents
 
 
 def test_every_error_has_an_example() -> None:

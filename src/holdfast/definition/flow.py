@@ -325,7 +325,8 @@ class _Draft:
         return Step(self.distinct(name or task.name), task=task.name)
 
     def add_child(self, workflow: "Flow | Workflow") -> None:
-        if self.children.setdefault(workflow.name, workflow) is not workflow:
+        known = self.children.setdefault(workflow.name, workflow)
+        if known is not workflow and _fingerprint(known) != _fingerprint(workflow):
             self.report("", "duplicate_child", f"two workflows are called {workflow.name!r}")
 
     def claim_name(self, name: object) -> str:
@@ -351,6 +352,10 @@ class _Draft:
             number += 1
             name = f"{wanted}_{number}"
         return name
+
+
+def _fingerprint(workflow: Flow | Workflow) -> str:
+    return (workflow.build() if isinstance(workflow, Flow) else workflow).fingerprint
 
 
 def _child_task(target: str) -> str:

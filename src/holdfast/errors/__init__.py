@@ -18,11 +18,11 @@
     |   `-- TaskError            the run ended without an output: `.failure` says why
     |-- OperationError           raised *inside durable functions*: catch it, or let the step fail of it
     |   |-- StepError
+    |   |   `-- StepTimeoutError         also a TimeoutError, as the next ones that are called so
     |   |-- ChildError
-    |   `-- OperationTimeoutError    also a TimeoutError
-    |       |-- StepTimeoutError         also a StepError
-    |       |-- ChildTimeoutError        also a ChildError
-    |       `-- SignalTimeoutError
+    |   |   `-- ChildTimeoutError
+    |   |-- OperationTimeoutError
+    |   |   `-- SignalTimeoutError
     |-- OperationCancelledError  in the list of `ctx.map`, for an item that was not needed any more
     |-- StoreError
     |   |-- StoreUnavailableError    try again
