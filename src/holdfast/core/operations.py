@@ -156,7 +156,9 @@ def _attempted(turn: Turn, event: OperationSucceeded | OperationRaised, known: O
         return
     failure, attempt = event.failure, 1 if known is None else known.attempt
     types = failure.types or (failure.type,)
-    policy = next((policy for policy in event.retry if policy.matches(types)), None)
+    # What a body cuts off is tried again by nobody.
+    policies = event.retry if known is None or known.status == "backoff" else ()
+    policy = next((policy for policy in policies if policy.matches(types)), None)
     used = 0 if policy is None or known is None else known.budgets.get(policy.pattern, 0)
     if policy is None or used >= policy.max_retries:
         turn.entries.append(OperationFailed(*at, event.kind, failure, 0, event.sets))
