@@ -32,7 +32,7 @@ POLICIES: Mapping[str, tuple[Retry, ...]] = {
     ),
 }
 """Of the steps that bodies ask for, by the name in their keys."""
-OPENED = ("g#1/1/", "g#1/10/", "g#1/0/", "g#1/0/h#1/1/", "g#1/0/h#1/2/")
+OPENED = ("k#1/1/", "g#1/1/", "g#1/10/", "g#1/0/", "g#1/0/h#1/1/", "g#1/0/h#1/2/")
 SCOPES = ("", "", *OPENED)
 
 
@@ -73,10 +73,16 @@ def path_of(key: str) -> tuple[str, ...]:
     return tuple(key.split("/")[:-1])
 
 
-def is_around(outer: str, inner: str) -> bool:
-    """Whether all that is around one operation is around the other too."""
-    scopes = path_of(outer)
-    return path_of(inner)[: len(scopes)] == scopes
+def parts_of(key: str) -> list[tuple[str, str]]:
+    """The same as pairs: a parallel work, and which part of it."""
+    path = path_of(key)
+    return list(zip(path[::2], path[1::2], strict=True))
+
+
+def is_beside(one: str, other: str) -> bool:
+    """Whether two operations are in different parts of one parallel work."""
+    differing = [(mine, its) for mine, its in zip(parts_of(one), parts_of(other), strict=False) if mine != its]
+    return bool(differing) and differing[0][0][0] == differing[0][1][0]
 
 
 @dataclass
@@ -205,8 +211,8 @@ class AskedFor:
         known = self.all.get(culprit)
         if known is None:
             return []
-        later = [each for each in self.all.values() if each.position >= known.position]
-        return [each.key for each in later if is_around(each.key, culprit) or is_around(culprit, each.key)]
+        later = [each.key for each in self.all.values() if each.position >= known.position]
+        return [key for key in later if not is_beside(key, culprit)]
 
     def forget(self, culprit: str) -> None:
         for key in self.caused_by(culprit):

@@ -208,6 +208,7 @@ CHAINS: st.SearchStrategy[list[Part]] = st.lists(
     st.sampled_from([*POLICIES, *POLICIES, *WAITS]), min_size=1, max_size=3
 )
 NUMBERS = st.lists(st.integers(0, 59), min_size=1, max_size=80)
+MANY_NUMBERS = st.lists(st.integers(0, 59), min_size=25, max_size=80)
 
 
 @st.composite
