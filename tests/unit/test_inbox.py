@@ -3,10 +3,12 @@
 import msgspec
 import pytest
 
-from holdfast.codecs.entries import encode_entry
+from holdfast.codecs.entries import encode_entry, encode_outcome
+from holdfast.core.children import Awaited, ChildOutcome
 from holdfast.core.entries import (
     Arrival,
     Control,
+    Failure,
     Paused,
     RunCancelled,
     RunReopened,
@@ -15,7 +17,7 @@ from holdfast.core.entries import (
     Unpaused,
     Wait,
 )
-from holdfast.core.events import ControlRequested, SignalArrived
+from holdfast.core.events import ChildEnded, ControlRequested, SignalArrived
 from holdfast.core.evolve import evolve
 from holdfast.core.run import Run
 from holdfast.errors import FormatError
@@ -110,8 +112,20 @@ def test_control_that_made_no_sense_is_used_up_too() -> None:
 
 
 def test_a_message_of_a_kind_that_is_not_for_the_driver_is_left_alone() -> None:
-    inbox = Inbox("r", [InboxRow(1, "outcome", "child", "id", b"", 1_000)], sent=1)
+    inbox = Inbox("r", [InboxRow(1, "greeting", "child", "id", b"", 1_000)], sent=1)
     assert (inbox.pending, inbox.read, inbox.offer(waiting("child"))) == (False, 1, [])
+
+
+def test_the_outcome_of_a_child_is_offered_at_once_and_used_up_whatever_it_means() -> None:
+    """Invariant 36: what nobody waits for any more does not stay."""
+    failure = Failure("ValueError", "no")
+    payload = encode_outcome(ChildOutcome(Awaited("main", "a", 1, "kid#1"), "r/kid", None, failure))
+    inbox = Inbox("r", [InboxRow(1, "outcome", "", "id", payload, 1_000)], sent=1)
+    (event,) = inbox.offer(waiting("other"))
+    assert event == ChildEnded(1, "main", "a", 1, "kid#1", "r/kid", None, failure)
+    assert inbox.consumed([event], []) == (1,)
+    inbox.forget([1])
+    assert not inbox.pending
 
 
 CONTROL: dict[str, Control] = {
