@@ -10,7 +10,8 @@ from holdfast.codecs.entries import decode_entry
 from holdfast.codecs.snapshots import decode_run, encode_run
 from holdfast.core.evolve import evolve
 from holdfast.core.run import Branch, Run
-from holdfast.runtime import driver
+from holdfast.runtime import snapshots
+from holdfast.runtime.host import Driven
 from holdfast.runtime.folds import fold
 from holdfast.stores.base import Store
 from holdfast.stores.records import Member, Outcome, Snapshot
@@ -39,12 +40,11 @@ def _facts(thing: Run | Branch) -> dict[str, object]:
 
 @pytest.fixture(autouse=True)
 def _snapshot_at_every_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "SNAPSHOT_BYTES_MIN", -1)
-    monkeypatch.setattr(driver.Driver, "_take_snapshot", _always)
+    monkeypatch.setattr(snapshots.Snapshots, "take", _always)
 
 
-def _always(one: driver.Driver) -> None:
-    one._host.save_snapshot(one, encode_run(one.run))
+def _always(one: snapshots.Snapshots, driver: Driven) -> None:
+    one._host.save_snapshot(driver, encode_run(driver.run))
 
 
 async def _opened(store: Store) -> Store:

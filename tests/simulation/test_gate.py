@@ -88,7 +88,7 @@ RED: list[tuple[int, Faults | None, bool]] = [(seed, None, False) for seed in MI
 RED += [(52, DELAYED, False), (98, DELAYED, False), (320, SLOW, False), (349, UNSURE, False)]
 MIXED_WAITING = (46, 1507, 1902, 2373, 3540, 3601, 3935, 4478, 4506, 4923, 6118, 6828)
 RED += [(seed, None, False) for seed in MIXED_WAITING]
-MIXED_FUNCTIONS = (1, 32, 33, 87, 91, 96, 102, 106, 108, 158, 168, 179, 191, 240, 333)
+MIXED_FUNCTIONS = (1, 32, 33, 87, 91, 96, 102, 106, 108, 158, 168, 179, 191, 240, 333, 1586, 3304)
 RED += [(seed, None, True) for seed in MIXED_FUNCTIONS]
 """Seeds that have been red once, kept for ever; with or without durable functions."""
 

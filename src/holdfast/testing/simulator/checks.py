@@ -256,7 +256,7 @@ class Checks:
         if shadow is None or shadow.epoch != member.epoch:
             return
         if shadow.run.position == member.position + len(member.entries):
-            shadow.is_told = True
+            shadow.is_told, shadow.told_s = True, self._world.now_s
 
     def _may_act(self, process: Worker, holder: str, what: str) -> None:
         if holder not in process.identities:
@@ -317,7 +317,7 @@ class Checks:
         shadow.deeds[called] = (step, deed)
         shadow.calls[called, shadow.reopened] += 1
         self._check_holder(process, context, shadow, f"starts {called}")
-        why = shadow.why_not(called, argument, self._world.now_s, self._database.now_ms())
+        why = shadow.why_not(step, called, argument, (self._world.now_s, self._database.now_ms()))
         if why is not None:
             self._world.problem(f"{process.name} starts {called} of {context.run_id}: {why}")
         if (called, shadow.epoch) in shadow.started:

@@ -36,6 +36,7 @@ from holdfast.testing.simulator.clocks import Clocks
 from holdfast.testing.simulator.deeds import Deed
 from holdfast.testing.simulator.mail import Mail
 from holdfast.testing.simulator.performing import Called, Performing
+from holdfast.testing.simulator.ports import THREAD_WAIT_S
 from holdfast.testing.simulator.programs import TIMED_OUT, Program
 from holdfast.testing.simulator.reading import Read
 from holdfast.testing.simulator.steps import Step
@@ -67,6 +68,7 @@ class Shadow:
         returned: Attempts whose body has returned.
         kills: Processes that its bodies have taken down since a step completed.
         is_told: Whether the holder has heard of the last commit; until then it goes by what was owed before.
+        told_s: When it was told last.
         reopened: How often it was.
         is_restarted: Whether somebody has put it in the place of another one.
         received: What its waits ended with, by step and visit.
@@ -80,14 +82,10 @@ class Shadow:
     def __init__(
         self, row: Row, now_s: float, program: Program, *, epoch: int = 0, before: "Shadow | None" = None
     ) -> None:
-        """A run that was just inserted, before `see`.
+        """A run of `program` that was just inserted, before `see`.
 
-        Args:
-            row: As it is now.
-            now_s: Virtual time.
-            program: What it does.
-            epoch: The last of the incarnation before.
-            before: That one, if it has begun anew: its messages are kept, and its input is that of callers.
+        `epoch` is the last of the incarnation before; `before` is that one, if it has begun anew: its messages
+        are kept, and its input is that of callers.
         """
         self.run = Run(row.new.id)
         self.incarnation = row.incarnation
@@ -106,6 +104,7 @@ class Shadow:
         self.returned: set[Called] = set()
         self.kills: set[str] = set()
         self.is_told = True
+        self.told_s = now_s
         self.reopened = 0
         self.received: dict[tuple[str, int], object] = {}
         self.asked: set[str] = set()
@@ -375,15 +374,19 @@ class Shadow:
         fresh = self.barred | (now - known)
         self.barred = {each for each in fresh & now if self.mail.pauses(self.run, each.at.branch)}
 
-    def why_not(self, called: Called, argument: object, now_s: float, now_ms: int) -> str | None:
-        """Why the journal owes no such attempt now (invariants 13, 15, 16 and 31), or None if it does."""
+    def why_not(self, step: Step, called: Called, argument: object, now: tuple[float, int]) -> str | None:
+        """Why the journal owes no such attempt now (invariants 13, 15, 16 and 31), or None if it does.
+
+        `now` is virtual time, and the store's in ms.
+        """
+        now_s, now_ms = now
         if called in self.barred:
             return "a pause was there before the commit that owes it"
+        # A body is called a moment after its holder has told it to, in a thread a little later.
+        is_told = self.is_told and now_s > self.told_s + (0 if step.is_async else THREAD_WAIT_S)
         if called.key:
-            if self.is_told:
-                return self.performing.why_not(called, argument, self.clocks, (now_s, now_ms))
-            return self.performing.why_not_untold(called, argument, self.clocks, now_ms)
-        for each in owed(self.run) + ([] if self.is_told else self._owed_before):
+            return self.performing.why_not(called, argument, self.clocks, now, is_told=is_told)
+        for each in owed(self.run) + ([] if is_told else self._owed_before):
             if each == called.at:
                 return None
             if isinstance(each, ArmTimer) and each.then == called.at:

@@ -135,19 +135,21 @@ class Performing:
                     steps[Called(at, each.key, branch.attempt)] = each.argument
         return steps
 
-    def why_not(self, called: Called, argument: object, clocks: Clocks, now: tuple[float, int]) -> str | None:
-        """Why the journal owes no such call now, or None if it does; `now` is virtual time, and the store's."""
+    def why_not(
+        self, called: Called, argument: object, clocks: Clocks, now: tuple[float, int], *, is_told: bool
+    ) -> str | None:
+        """Why the journal owes no such call now, or None if it does.
+
+        Args:
+            called: The attempt.
+            argument: What it is called with.
+            clocks: Of the run.
+            now: Virtual time, and the store's in ms.
+            is_told: Whether the holder of the run has heard of the last commit.
+        """
         now_s, now_ms = now
         known = [self.nexts, *(each for each in self._earlier if each.since_s >= now_s - THREAD_WAIT_S)]
-        return self._why_not(called, argument, clocks, now_ms, known)
-
-    def why_not_untold(self, called: Called, argument: object, clocks: Clocks, now_ms: int) -> str | None:
-        """The same, for whoever has not heard of the last commit."""
-        return self._why_not(called, argument, clocks, now_ms, [self.nexts, *self._earlier[-1:]])
-
-    def _why_not(
-        self, called: Called, argument: object, clocks: Clocks, now_ms: int, known: list[Nexts]
-    ) -> str | None:
+        known += [] if is_told else self._earlier[-1:]
         found = [each.steps[called] for each in known if called in each.steps]
         if not found:
             return f"next are {self.nexts.steps}"
