@@ -11,8 +11,8 @@ from holdfast.codecs.snapshots import decode_run, encode_run
 from holdfast.core.evolve import evolve
 from holdfast.core.run import Branch, Run
 from holdfast.runtime import snapshots
-from holdfast.runtime.host import Driven
 from holdfast.runtime.folds import fold
+from holdfast.runtime.host import Driven
 from holdfast.stores.base import Store
 from holdfast.stores.records import Member, Outcome, Snapshot
 from holdfast.testing.faults import Choose, Fault, FaultyStore
