@@ -59,7 +59,7 @@ class Body:
 
     Attributes:
         running: How many of its scopes run code; those that wait for what is recorded do not.
-        unsent: Variables set in the body itself since the last entry.
+        unsent: Variables set in the body itself that are not recorded yet.
         is_dropped: Whether the run is not driven here any more: nothing is recorded, and nothing begins.
     """
 
@@ -352,11 +352,11 @@ class Body:
         """Variables to go with the next entry."""
         if not self.unsent:
             return NOTHING_SET
-        # A body that runs again sets again what is recorded.
+        # What is recorded by now is not sent again: also not by a body that sets it again in its next life. What is
+        # only on its way is: the event that carries it may be of a scope that is closed meanwhile.
         known = self.branch.sets
-        sets = {name: payload for name, payload in self.unsent.items() if known.get(name) != payload}
-        self.unsent = {}
-        return sets or NOTHING_SET
+        self.unsent = {name: payload for name, payload in self.unsent.items() if known.get(name) != payload}
+        return dict(self.unsent) or NOTHING_SET
 
     def _next_due_ms(self) -> float:
         dues = (self.branch.operations[key].due_at_ms for key in self._awaited)
