@@ -352,8 +352,8 @@ class Body:
         """Variables to go with the next entry."""
         if not self.unsent:
             return NOTHING_SET
-        # What is recorded by now is not sent again, also not by a body that sets it again in its next life. What
-        # is only on its way is: the event that carries it may be of a scope that is closed meanwhile.
+        # What is recorded by now is not sent again, also not by a body that sets it again in its next life. But
+        # what is only on its way is: the event that carries it may be of a scope that is closed meanwhile.
         known = self.branch.sets
         self.unsent = {name: payload for name, payload in self.unsent.items() if known.get(name) != payload}
         return dict(self.unsent) or NOTHING_SET
