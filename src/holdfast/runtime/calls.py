@@ -130,7 +130,15 @@ def call_of(fn: Callable[..., Any], options: Options) -> Call:
         call = _known(like, given)
     except TypeError:  # one of them has no hash
         return _read(fn, given)
-    return call._replace(fn=fn, origin=fn) if like.is_function else call
+    if not like.is_function:
+        return call
+    # What is kept is about all such functions: none of them is held on to, with whatever it holds.
+    like.fn = _nobody
+    return call._replace(fn=fn, origin=fn)
+
+
+def _nobody() -> None:
+    """Stands for a function that is not kept."""
 
 
 def _hashable(option: tuple[str, Any]) -> tuple[str, Any]:
@@ -143,10 +151,11 @@ def _hashable(option: tuple[str, Any]) -> tuple[str, Any]:
 class _Like:
     """A callable that equals others of its code and annotations: a function may be made anew for each call."""
 
-    __slots__ = ("_annotations", "_key", "fn", "is_function")
+    __slots__ = ("_annotations", "_key", "_kind", "fn", "is_function")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
+        self._kind = type(fn)
         inner: Any = fn.func if isinstance(fn, functools.partial) else fn
         code = None if hasattr(inner, "__wrapped__") else getattr(inner, "__code__", None)
         self._key: Any = inner if code is None else (code, default_name(inner))
@@ -157,7 +166,7 @@ class _Like:
         return hash(self._key)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Like) or type(self.fn) is not type(other.fn):
+        if not isinstance(other, _Like) or self._kind is not other._kind:
             return False
         return bool(self._key == other._key and self._annotations == other._annotations)
 
@@ -169,7 +178,8 @@ def _options(own: Task[..., Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=CALLS_MAX)
 def _known(like: _Like, options: Given) -> Call:
-    return _read(like.fn, options)
+    call = _read(like.fn, options)
+    return call._replace(fn=_nobody, origin=_nobody) if like.is_function else call
 
 
 def _read(target: Callable[..., Any], options: Given) -> Call:
