@@ -126,12 +126,12 @@ def call_of(fn: Callable[..., Any], options: Options) -> Call:
         raise UsageError(what=f"{fn!r} cannot be called", fix="pass the function, and its arguments after it")
     given: Given = tuple(_hashable(option) for option in options.items())
     like = _Like(fn)
+    if not like.is_function:
+        return _read(fn, given)  # a task, or an object: kept by who calls it, and not here
     try:
         call = _known(like, given)
-    except TypeError:  # one of them has no hash
+    except TypeError:  # an option has no hash
         return _read(fn, given)
-    if not like.is_function:
-        return call
     # What is kept is about all such functions: none of them is held on to, with whatever it holds.
     like.fn = _nobody
     return call._replace(fn=fn, origin=fn)
@@ -178,8 +178,7 @@ def _options(own: Task[..., Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=CALLS_MAX)
 def _known(like: _Like, options: Given) -> Call:
-    call = _read(like.fn, options)
-    return call._replace(fn=_nobody, origin=_nobody) if like.is_function else call
+    return _read(like.fn, options)._replace(fn=_nobody, origin=_nobody)
 
 
 def _read(target: Callable[..., Any], options: Given) -> Call:
