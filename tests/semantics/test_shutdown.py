@@ -124,7 +124,7 @@ async def test_closing_starts_no_retry_that_comes_due(place: Place) -> None:
     calls: list[int] = []
     slow_begun, slow_may_end = asyncio.Event(), asyncio.Event()
 
-    @task(retry=Retry(base_delay="40ms", max_retries=5, backoff_rate=1))
+    @task(retry=Retry(base_delay="400ms", max_retries=5, backoff_rate=1))
     async def flaky() -> None:
         calls.append(1)
         raise ConnectionError("busy")
@@ -140,7 +140,7 @@ async def test_closing_starts_no_retry_that_comes_due(place: Place) -> None:
         await slow_begun.wait()
         await until_status(handle, "suspended")
         before = len(calls)
-        asyncio.get_running_loop().call_later(0.1, slow_may_end.set)
+        asyncio.get_running_loop().call_later(0.8, slow_may_end.set)
     assert len(calls) == before
     async with place.engine() as engine:
         stored = await row(engine, "flaky")
