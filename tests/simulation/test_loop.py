@@ -2,12 +2,15 @@
 
 import asyncio
 import contextvars
+import gc
 import random
 from collections.abc import Callable, Coroutine
 
 import pytest
 
 from holdfast.testing.simulator.loop import LANE, Lane, SimulatedLoop
+from holdfast.testing.simulator.simulate import simulate
+from holdfast.testing.simulator.world import World
 
 Main = Coroutine[object, object, object]
 
@@ -195,3 +198,11 @@ def test_what_goes_round_in_circles_is_ended() -> None:
     assert loop.calls == 100
     loop.close()
     assert loop.is_closed()
+
+
+def test_nothing_of_a_world_is_kept() -> None:
+    """Contexts of attempts are not tracked by the garbage collector, so they must be part of no cycle."""
+    for seed in (0, 1):
+        simulate(seed)
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is World]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Protocol
+from weakref import WeakMethod
 
 from holdfast.core.effects import StartAttempt
 from holdfast.core.events import AttemptEnded, Event
@@ -47,7 +48,7 @@ class Branches:
         self._answer: StartAttempt | None = None
         self.live: dict[str, asyncio.Task[None]] = {}
         self._reports = Reports(driver, host)
-        facts.report = self._reports.report
+        facts.report = WeakMethod(self._reports.report)
         self.bodies = Bodies(driver, host, facts, self._reports)
 
     @property

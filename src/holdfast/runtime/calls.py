@@ -101,17 +101,21 @@ class Calls:
 
     def __init__(self) -> None:
         """Nothing is known yet."""
-        self._known: dict[object, Call] = {}
+        self._known: dict[tuple[int, Given], Call] = {}
 
     def of(self, fn: Callable[..., Any], options: Options) -> Call:
         """See `call_of`."""
-        known = None if options else self._known.get(id(fn))
+        given = _given(options)
+        try:
+            known = self._known.get((id(fn), given))
+        except TypeError:  # an option has no hash
+            return call_of(fn, options)
         if known is not None and known.origin is fn:
             return known
         call = call_of(fn, options)
-        if not options and getattr(fn, "__closure__", None) is None:
+        if getattr(fn, "__closure__", None) is None and len(self._known) < CALLS_MAX:
             # One that was made for this call is not met again.
-            self._known[id(fn)] = call
+            self._known[id(fn), given] = call
         return call
 
 
@@ -124,7 +128,7 @@ def call_of(fn: Callable[..., Any], options: Options) -> Call:
     """
     if not callable(fn):
         raise UsageError(what=f"{fn!r} cannot be called", fix="pass the function, and its arguments after it")
-    given: Given = tuple(_hashable(option) for option in options.items())
+    given = _given(options)
     like = _Like(fn)
     if not like.is_function:
         return _read(fn, given)  # a task, or an object: kept by who calls it, and not here
@@ -139,6 +143,10 @@ def call_of(fn: Callable[..., Any], options: Options) -> Call:
 
 def _nobody() -> None:
     """Stands for a function that is not kept."""
+
+
+def _given(options: Options) -> Given:
+    return tuple(_hashable(option) for option in options.items()) if options else ()
 
 
 def _hashable(option: tuple[str, Any]) -> tuple[str, Any]:
@@ -158,9 +166,9 @@ class _Like:
         self._kind = type(fn)
         inner: Any = fn.func if isinstance(fn, functools.partial) else fn
         code = None if hasattr(inner, "__wrapped__") else getattr(inner, "__code__", None)
-        self._key: Any = inner if code is None else (code, default_name(inner))
         self.is_function = code is not None
-        self._annotations = None if code is None else inner.__annotations__
+        self._key = (code, default_name(inner))
+        self._annotations: Any = getattr(inner, "__annotations__", None)
 
     def __hash__(self) -> int:
         return hash(self._key)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Literal
+from weakref import WeakMethod
 
 import msgspec
 
@@ -10,13 +11,16 @@ from holdfast.codecs import json as codec
 from holdfast.core.effects import StartAttempt
 from holdfast.errors import UsageError
 
+Report = Callable[[StartAttempt, str, Literal["progress", "heartbeat"], bytes], None]
+
 
 class RunFacts(msgspec.Struct, eq=False):
     """What is the same for all attempts of a run.
 
     Attributes:
         is_stopped: The run was dropped or cancelled: whatever its bodies still do is for nothing.
-        report: Takes what an attempt reports; None where nobody would hear it.
+        report: A weak reference to what takes the reports of attempts; None where nobody would hear them. Not a
+            strong one: a `TaskContext` is not tracked by the garbage collector, and must not be part of a cycle.
     """
 
     run_id: str
@@ -24,7 +28,7 @@ class RunFacts(msgspec.Struct, eq=False):
     workflow: str
     metadata: Mapping[str, Any]
     is_stopped: bool = False
-    report: Callable[[StartAttempt, str, Literal["progress", "heartbeat"], bytes], None] | None = None
+    report: "WeakMethod[Report] | None" = None
 
 
 class TaskContext(msgspec.Struct, eq=False, gc=False):
@@ -133,10 +137,10 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
                 what=f"a {kind} was reported where nobody hears it",
                 fix="a body in a process of its own cannot; leave executor out",
             )
-        payload = codec.encode(said)
-        if not self.cancelled:
+        payload, take = codec.encode(said), report()
+        if take is not None and not self.cancelled:
             # What an attempt says that was given up is nothing to the next one.
-            report(self._at, self._operation, kind, payload)
+            take(self._at, self._operation, kind, payload)
 
     @property
     def cancelled(self) -> bool:

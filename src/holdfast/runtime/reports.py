@@ -27,7 +27,7 @@ class Reports:
         is_used: Whether anything was reported.
     """
 
-    __slots__ = ("_driver", "_host", "_loop", "_thread", "_timers", "is_used", "latest")
+    __slots__ = ("__weakref__", "_driver", "_host", "_loop", "_thread", "_timers", "is_used", "latest")
 
     def __init__(self, driver: Driving, host: Host) -> None:
         """Args: who drives the run, and the worker."""
