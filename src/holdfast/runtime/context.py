@@ -19,8 +19,8 @@ class RunFacts(msgspec.Struct, eq=False):
 
     Attributes:
         is_stopped: The run was dropped or cancelled: whatever its bodies still do is for nothing.
-        report: A weak reference to what takes the reports of attempts; None where nobody would hear them. Not a
-            strong one: a `TaskContext` is not tracked by the garbage collector, and must not be part of a cycle.
+        report: A weak reference to what takes the reports of attempts; None where nobody would hear them. Weak,
+            because the garbage collector does not track a `TaskContext`, which so must be part of no cycle.
     """
 
     run_id: str
