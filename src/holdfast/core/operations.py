@@ -40,6 +40,7 @@ from holdfast.core.events import (
     TimerFired,
 )
 from holdfast.core.operated import is_closed, within
+from holdfast.core.retries import next_retry
 from holdfast.core.run import OPEN, PENDING, SCOPE, Branch, Operation, is_moment, place_of, split_place
 from holdfast.core.turn import Turn
 from holdfast.definition.policies import TIMEOUT
@@ -155,16 +156,13 @@ def _attempted(turn: Turn, event: OperationSucceeded | OperationRaised, known: O
         turn.entries.append(OperationCompleted(*at, event.kind, event.output, 0, event.sets))
         return
     failure, attempt = event.failure, 1 if known is None else known.attempt
-    types = failure.types or (failure.type,)
     # What a body cuts off is tried again by nobody.
     policies = event.retry if known is None or known.status == "backoff" else ()
-    policy = next((policy for policy in policies if policy.matches(types)), None)
-    used = 0 if policy is None or known is None else known.budgets.get(policy.pattern, 0)
-    if policy is None or used >= policy.max_retries:
+    retry = next_retry(policies, failure, {} if known is None else known.budgets, event.chance)
+    if retry is None:
         turn.entries.append(OperationFailed(*at, event.kind, failure, 0, event.sets))
         return
-    delay_ms = policy.delay_ms(retry=used + 1, chance=event.chance)
-    turn.entries.append(OperationRetried(*at, attempt + 1, delay_ms, policy.pattern, failure, event.sets))
+    turn.entries.append(OperationRetried(*at, attempt + 1, retry.delay_ms, retry.pattern, failure, event.sets))
 
 
 def _is_there(branch: Branch, event: TimerFired | ChildEnded) -> bool:
