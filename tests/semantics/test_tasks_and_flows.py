@@ -130,7 +130,6 @@ async def test_the_output_of_a_step_is_the_argument_of_the_next(place: Place) ->
         (nothing_asked, 3, "nothing asked"),
         (anything, 3, [3]),
     ],
-    ids=lambda value: getattr(value, "__name__", None) or repr(value),
 )
 async def test_any_callable_is_a_step(place: Place, f: object, value: object, output: object) -> None:
     """Row 37."""

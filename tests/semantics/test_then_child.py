@@ -250,7 +250,7 @@ async def test_a_workflow_of_any_name_may_be_a_step(place: Place) -> None:
         assert started == [kid.name for kid in kids]
 
 
-@pytest.mark.parametrize("target", [5, None, "", keep, double.fn, ["kid"], Flow], ids=repr)
+@pytest.mark.parametrize("target", [5, None, "", keep, double.fn, ["kid"], Flow])
 def test_what_is_no_workflow_is_refused_when_the_flow_is_built(target: Any) -> None:  # noqa: ANN401 - anything
     """Rows 2 and 43: with everything else that is wrong."""
     flow = Flow("order").then(keep).then_child(target, name="child").then(keep)

@@ -136,7 +136,7 @@ ROUND_TRIPS: list[tuple[object, object]] = [
 
 
 @pytest.mark.parametrize(
-    ("annotation", "value"), ROUND_TRIPS, ids=[ascii(value)[:40] for _, value in ROUND_TRIPS]
+    ("annotation", "value"), ROUND_TRIPS, ids=[ascii(annotation)[:40] for annotation, _ in ROUND_TRIPS]
 )
 def test_a_value_comes_back_equal_under_its_annotation(annotation: object, value: object) -> None:
     """Row 45, invariant 37."""

@@ -87,7 +87,6 @@ def test_a_task_is_still_the_function() -> None:
         (Adder, "Adder"),
         (lambda number: number, "<lambda>"),
     ],
-    ids=repr,
 )
 def test_any_callable_has_a_name(fn: Callable[..., object], name: str) -> None:
     assert default_name(fn) == name
