@@ -11,12 +11,23 @@ from unittest.mock import AsyncMock, Mock
 
 import pytest
 
-from holdfast import AsyncEngine, Flow, Retry, Step, Workflow, WorkflowError, get_task_context, task
+from holdfast import (
+    AsyncEngine,
+    Context,
+    Flow,
+    Retry,
+    Step,
+    Workflow,
+    WorkflowError,
+    get_task_context,
+    task,
+    workflow,
+)
 from holdfast.errors import ResultTimeoutError, RunNotFoundError, RunWaitingError, TaskError, UsageError
 from holdfast.runtime.clock import SystemClock
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.records import LeaseTimes
-from holdfast.testing import TestEngine, VirtualClock, engine
+from holdfast.testing import TestEngine, VirtualClock, crash_everywhere, engine
 
 
 @dataclass(frozen=True)
@@ -286,6 +297,83 @@ async def test_unknown_tasks_are_an_error_that_lists_the_known_ones() -> None:
         env.replace("order", paid)
     with pytest.raises(UsageError, match="charge, ship"):
         env.calls("order")
+
+
+def convert(total: int, currency: str) -> float:
+    raise AssertionError((total, currency))
+
+
+@task(executor="process")
+def weigh(order: Order) -> int:
+    raise AssertionError(order)
+
+
+@workflow
+async def price(ctx: Context, total: int) -> float:
+    return await ctx.step(convert, total, "EUR", retry=Retry(base_delay="1h", max_retries=2))
+
+
+@pytest.mark.parametrize(
+    ("fake", "result"),
+    [
+        (lambda total, currency: total if currency == "EUR" else 0, 12),
+        (lambda: 3, 3),
+        (Mock(return_value=4), 4),
+        (AsyncMock(return_value=5), 5),
+    ],
+)
+async def test_what_a_function_calls_is_replaced_by_name(fake: Callable[..., Any], result: int) -> None:
+    async with TestEngine(workflows=[price], replace={"convert": fake}) as env:
+        assert await env.run(price, 12) == result
+        assert env.calls("convert") == [(12, "EUR")]
+        assert env.calls("price") == [12]
+
+
+async def test_a_task_that_a_function_calls_is_replaced_with_its_policies() -> None:
+    """Retries and time-out stay those of the task; async ones, and ones of processes, are replaced alike."""
+
+    @workflow
+    async def buy(ctx: Context, order: Order) -> str:
+        paid = await ctx.step(charge, order)
+        weights = await ctx.map(weigh, [paid, paid])
+        return f"{await ctx.step(ship, paid)} {weights}"
+
+    def total(order: Order) -> int:
+        return order.total
+
+    charged = Mock(side_effect=[ConnectionError("down"), Order(12, is_paid=True)])
+    async with TestEngine(
+        workflows=[buy], replace={"charge": charged, "weigh": lambda order: order.total}
+    ) as env:
+        begun = env.clock.now()
+        env.replace("ship", lambda order: str(order.is_paid))
+        assert await env.run(buy, Order(12)) == "True [12, 12]"
+        assert days(env, begun) == pytest.approx(1 / 24)
+        assert env.calls("charge") == [Order(12)] * 2
+        assert env.calls("weigh") == env.calls("ship") * 2 == [Order(12, is_paid=True)] * 2
+
+
+async def test_what_replaces_a_step_of_a_function_fails_as_it_would() -> None:
+    broke = AsyncMock(side_effect=ConnectionError("down"))
+    async with TestEngine(workflows=[price], replace={"convert": broke}) as env:
+        with pytest.raises(TaskError, match="down"):
+            await env.run(price, 12)
+        assert len(env.calls("convert")) == broke.await_count == 3
+
+
+async def test_a_function_may_call_anything_so_any_name_is_taken() -> None:
+    async with TestEngine(workflows=[price, ORDER], replace={"later": paid}) as env:
+        assert env.calls("later") == []
+        with pytest.raises(UsageError, match="no function"):
+            env.replace("never", "paid")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="one argument"):
+            env.replace("charge", lambda _one, _two: None)
+
+
+def test_a_replaced_step_of_a_function_is_crashed_like_any_other() -> None:
+    report = crash_everywhere(price, 12, replace={"convert": lambda total, _: total * 2.0})
+    assert report.tasks == {"price", "convert"}
+    report.assert_safe(idempotent={"convert"})
 
 
 @pytest.mark.parametrize("fake", ["paid", None, lambda _one, _two: None])

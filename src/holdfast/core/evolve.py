@@ -44,7 +44,7 @@ from holdfast.core.run import ATTEMPTING, MAIN, OPEN, Branch, BranchStatus, Run,
 
 def evolve(run: Run, entry: Entry, at_ms: int) -> None:
     """Apply one recorded entry, stamped `at_ms` by the store. The only way a run changes."""
-    run.blocked = entry if type(entry) is RunBlocked else None
+    run.blocked = None
     match entry:
         case StepCompleted():
             _step_completed(run, entry, at_ms)
@@ -83,7 +83,7 @@ def replay(run_id: str, entries: Iterable[tuple[Entry, int]]) -> Run:
 def _controlled(run: Run, entry: RunFailed | RunBlocked | Control, at_ms: int) -> None:
     match entry:
         case RunBlocked():
-            pass
+            run.blocked = entry
         case RunFailed() | RunCancelled():
             _run_ended(run, entry, at_ms)
         case RunReopened():

@@ -24,10 +24,21 @@ class Bodies:
     """Functions with a `Context` that run now, by branch.
 
     Attributes:
+        is_used: Whether any has run: else there is nothing to note, to tell or to settle.
         wants_anew: Whether one of them wants the run to begin anew.
     """
 
-    __slots__ = ("_children", "_continued", "_driver", "_facts", "_fresh", "_host", "_live", "_reports")
+    __slots__ = (
+        "_children",
+        "_continued",
+        "_driver",
+        "_facts",
+        "_fresh",
+        "_host",
+        "_live",
+        "_reports",
+        "is_used",
+    )
 
     def __init__(self, driver: Driving, host: Host, facts: RunFacts, reports: Reports) -> None:
         """Args: who drives the run, the worker, facts about the run, and what its bodies report."""
@@ -39,16 +50,12 @@ class Bodies:
         self._fresh: list[Operated] = []
         self._children: dict[str, NewRun] = {}
         self._continued: Continued | None = None
+        self.is_used = False
 
     @property
     def waiting(self) -> int:
         """How many of them wait for what is recorded elsewhere, or for time."""
         return sum(body.is_waiting for body in self._live.values())
-
-    @property
-    def are_live(self) -> bool:
-        """Whether there is any."""
-        return bool(self._live)
 
     @property
     def wants_anew(self) -> bool:
@@ -57,7 +64,7 @@ class Bodies:
 
     async def run(self, effect: StartAttempt, step: BoundStep) -> tuple[AttemptEnded, Sequence[Event]] | None:
         """Call one; its outcome, and what is to be recorded before that. None if the run is to begin anew."""
-        driver = self._driver
+        driver, self.is_used = self._driver, True
         branch = driver.run.branches[effect.branch]
         surroundings = Surroundings(driver, self._host, self._facts, self._reports, self._children)
         body = self._live[effect.branch] = Body(surroundings, effect)

@@ -54,7 +54,7 @@ class Branches:
     @property
     def running(self) -> int:
         """How many run code."""
-        return len(self.live) - self.bodies.waiting
+        return len(self.live) - (self.bodies.waiting if self.bodies.is_used else 0)
 
     @property
     def are_reported(self) -> bool:
@@ -67,6 +67,7 @@ class Branches:
             self._reply(effect.branch, effect)
         else:
             self.live[effect.branch] = self._host.spawn(self._drive(effect))
+            self._driver.note_slot()
 
     def end(self, branches: Iterable[str]) -> None:
         """Those of them that wait for their commit owe nothing more."""
@@ -112,8 +113,10 @@ class Branches:
             return None  # a body that was told to stop has answered all the same
         branch = event.branch
         self._replies[branch] = self._answer = None
-        rest = self._reports.rest(branch) if self._reports.is_used else ()
-        self._driver.operate([*before, *rest, event])
+        if before or self._reports.is_used:
+            self._driver.operate([*before, *self._reports.rest(branch), event])
+        else:
+            self._driver.operate([event])
         if branch not in self._replies:
             return self._answer  # an instant store has committed it already
         future: asyncio.Future[StartAttempt | None] = self._loop.create_future()

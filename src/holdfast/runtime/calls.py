@@ -74,10 +74,11 @@ class Invocation:
     """A call with its arguments, as `Attempts` makes it.
 
     Attributes:
+        fn: What is called.
         argument: The one argument for a process, encoded.
     """
 
-    __slots__ = ("_args", "_fn", "argument", "importable", "is_async", "name", "timeout_ms")
+    __slots__ = ("_args", "argument", "fn", "importable", "is_async", "name", "timeout_ms")
 
     def __init__(self, call: Call, args: tuple[Any, ...]) -> None:
         """Args: what is called, and with what; raises `CodecError` for what does not get into a process."""
@@ -85,13 +86,13 @@ class Invocation:
         self.is_async = call.is_async
         self.importable = call.importable
         self.timeout_ms = call.timeout_ms
-        self._fn = call.fn
+        self.fn = call.fn
         self._args = args
         self.argument = b"" if call.importable is None else codec.encode(args[0] if args else None)
 
     def invoke(self, _value: Value) -> Any:  # noqa: ANN401 - what the function returns
         """Call the function; for a coroutine function gives its coroutine."""
-        return self._fn(*self._args)
+        return self.fn(*self._args)
 
 
 class Calls:

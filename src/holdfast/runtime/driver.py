@@ -206,8 +206,7 @@ class Driver:
         # A signal that is here may be what a branch waits for when it has come to where the entries lead it.
         may_wait = not (entries and self._inbox.pending)
         leaves = status in _LEAVING or (status != "running" and may_wait and self._may_park(header))
-        encoded = [encode_entry(entry) for entry in entries]
-        self._snapshots.note(encoded)
+        encoded = list(map(encode_entry, entries))
         append = Append(
             record.key,
             record.epoch,
@@ -222,7 +221,8 @@ class Driver:
             consumed,
             if_read=header.times_out,
         )
-        append = self._bodies.complete(append, entries, self._hook.found)
+        if status != "running" or run.children or self._bodies.is_used:
+            append = self._bodies.complete(append, entries, self._hook.found)
         self._sent = (append, entries, events)
         self._host.group.submit(append, self._committed)
 
@@ -247,7 +247,7 @@ class Driver:
         run, at_ms = self.run, outcome.at_ms
         for entry in entries:
             evolve(run, entry, at_ms)
-        if self._bodies.are_live:
+        if self._bodies.is_used:
             self._bodies.note(entries)
         if append.children or append.messages:
             self._bodies.related(append)
@@ -260,7 +260,7 @@ class Driver:
         if append.worker is None:
             self._leave(events)
             return
-        self._snapshots.take(self)
+        self._snapshots.take(self, append.entries)
         read = self._inbox.read
         if outcome.messages_sent > read or self._told > read:
             self._heard += attempted(events)
@@ -301,30 +301,32 @@ class Driver:
 
     def _settle(self, entries: list[Entry], events: list[Event]) -> None:
         """Start what a commit has made possible, and answer the branches whose events were in it."""
-        heard = attempted(events)
+        heard, bodies = attempted(events), self._bodies
         if self._heard:
             heard += self._heard
             self._heard = []
         # What a body waits for may have come, while it was put away.
-        owes_all = self._owes_all or any(type(event) is AttemptSuspended for event in events)
+        if bodies.is_used and any(type(event) is AttemptSuspended for event in events):
+            self._owes_all = True
+        effects = owed(self.run) if self._owes_all else owed_after(self.run, entries)
         self._owes_all = False
-        live = self._branches.live
-        for effect in owed(self.run) if owes_all else owed_after(self.run, entries):
+        for effect in effects:
             # A body that still runs, or whose outcome is not decided yet, is not started again.
             is_operation = isinstance(effect, ArmTimer) and effect.key
-            if is_operation or effect.branch not in live or effect.branch in heard:
+            if is_operation or effect.branch not in self._branches.live or effect.branch in heard:
                 self._carry_out(effect)
         self._branches.end(heard)
-        self._bodies.tell()
+        if bodies.is_used:
+            bodies.tell()
         offered = self._offered() if self._events or self._inbox.pending else None
         if offered:
             self._append(offered)
-        elif self._bodies.wants_anew:
+        elif bodies.is_used and bodies.wants_anew:
             self._reading = self._host.spawn(self._begin_anew())
-        elif not live:
+        elif not self._branches.live:
             self._idle()
-        else:
-            self._bodies.settled()
+        elif bodies.is_used:
+            bodies.settled()
 
     async def _begin_anew(self) -> None:
         """Let the run's next incarnation take its place; nothing is recorded for this one any more."""
@@ -340,7 +342,6 @@ class Driver:
             self._timers.arm(effect)
         else:
             self._branches.begin(effect)
-            self.note_slot()
 
     def _fire(self, effect: ArmTimer) -> None:
         then = effect.then
@@ -361,7 +362,6 @@ class Driver:
         is_free = not (self._host.is_draining or self.is_dropped or effect.branch in self._branches.live)
         if is_free and may_begin(self.run, effect):
             self._branches.begin(effect)
-            self.note_slot()
 
     def _may_park(self, header: Header) -> bool:
         """Whether a suspended run should be given back: nothing runs, and nothing is due soon."""

@@ -110,10 +110,13 @@ class MemoryStore(MemoryTables):
     def commit_now(self, group: Sequence[Member]) -> list[Outcome] | None:
         """See `Store`."""
         at_ms = self.now_ms()
-        return [
-            self._append(member, at_ms) if type(member) is Append else self._other(member, at_ms)
-            for member in group
-        ]
+        outcomes: list[Outcome] = []
+        for member in group:
+            if type(member) is Append:
+                outcomes.append(self._append(member, at_ms))
+            else:
+                outcomes.append(self._other(member, at_ms))
+        return outcomes
 
     async def commit(self, group: Sequence[Member]) -> list[Outcome]:
         """See `Store`."""

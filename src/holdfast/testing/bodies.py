@@ -3,8 +3,7 @@
 import copy
 import functools
 import inspect
-import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -12,9 +11,12 @@ from holdfast.definition.flow import Flow
 from holdfast.definition.task import Task, innermost, is_coroutine_function
 from holdfast.definition.workflow import Workflow
 from holdfast.errors import UsageError
+from holdfast.runtime.bindings import hints_of, takes_context
+from holdfast.runtime.calls import Invocation
 from holdfast.runtime.context import DurableContext, get_task_context
 
 Body = Callable[..., Any]
+SEVERAL = 2
 
 
 class Called(NamedTuple):
@@ -23,7 +25,8 @@ class Called(NamedTuple):
     Attributes:
         task: Name of the task.
         branch, step, visit, attempt: Which attempt of which step it is.
-        argument: A copy of what the body was given; None where it takes nothing.
+        argument: A copy of what the body was given; None where it takes nothing, a tuple of several.
+        operation: Its key, where a durable function has called it; the attempt is of that then.
     """
 
     task: str
@@ -32,6 +35,7 @@ class Called(NamedTuple):
     visit: int
     attempt: int
     argument: Any
+    operation: str = ""
 
 
 class Bodies:
@@ -39,17 +43,15 @@ class Bodies:
 
     Attributes:
         called: Every call so far, in the order in which they began; retries are calls of their own.
-        running: A number for each of them that has not ended.
     """
 
     def __init__(self, replace: Mapping[str, Body]) -> None:
         """Args: functions to call instead, by the name of the task."""
         self.called: list[Called] = []
-        self.running: set[int] = set()
-        self._numbers = itertools.count()
         self._tasks: dict[str, Task[..., Any]] = {}
         self._wanted = dict(replace)
         self._instead: dict[str, Body] = {}
+        self._has_functions = False
 
     def take_over(self, targets: Iterable[Flow | Workflow], *, durable: bool) -> list[Workflow]:
         """The same workflows, same fingerprints and policies, with bodies that go through here.
@@ -94,8 +96,10 @@ class Bodies:
                 what=f"task {name!r} cannot be replaced by {body!r}, which is no function",
                 fix=f'pass a function, such as replace={{"{name}": lambda value: {body!r}}}',
             )
-        counts = (2, 1, 0) if self._tasks[name].takes_context else (1, 0)
-        if not any(_takes(body, count) for count in counts):
+        task = self._tasks.get(name)
+        counts = (2, 1, 0) if task is not None and task.takes_context else (1, 0)
+        # What only durable functions call may take any number of arguments.
+        if task is not None and not any(_takes(body, count) for count in counts):
             raise UsageError(
                 what=f"task {name!r} cannot be replaced by {body!r}: a step passes one argument",
                 fix="let it take one, or none",
@@ -112,38 +116,25 @@ class Bodies:
         return [each.argument for each in self.called if each.task == name]
 
     def _check(self, name: str) -> None:
-        if name not in self._tasks:
+        if name not in self._tasks and not self._has_functions:
             known = ", ".join(sorted(self._tasks)) or "none"
             raise UsageError(what=f"there is no task {name!r} here", fix=f"these are there: {known}")
+
+    def stand_in(self, invocation: Invocation) -> Invocation:
+        """What a durable function calls as a step, the same way."""
+        watched = copy.copy(invocation)
+        watched.importable = None
+        watched.fn = self._between(invocation.name, invocation.fn, is_async=invocation.is_async)
+        return watched
 
     def _watched(self, task: Task[..., Any]) -> Task[..., Any]:
         """The task with a body that goes through here; one for a process runs in a thread, where it is seen."""
         self._tasks[task.name] = task
         fn = innermost(task)
-        name = task.name
-
-        async def call_async(*args: object) -> Any:  # noqa: ANN401 - what a task returns
-            number = self._begin(name, args)
-            try:
-                result = self._call(name, fn, args)
-                return await result if inspect.isawaitable(result) else result
-            finally:
-                self.running.discard(number)
-
-        def call(*args: object) -> Any:  # noqa: ANN401 - what a task returns
-            number = self._begin(name, args)
-            goes_on = False
-            try:
-                result = self._call(name, fn, args)
-                goes_on = inspect.isawaitable(result)
-                return self._ended(number, result) if goes_on else result
-            finally:
-                if not goes_on:
-                    self.running.discard(number)
-
+        self._has_functions |= task.takes_context or takes_context(fn, hints_of(fn))
         return Task(
-            _disguised(call_async if is_coroutine_function(fn) else call, fn),
-            name=name,
+            _disguised(self._between(task.name, fn, is_async=is_coroutine_function(fn)), fn),
+            name=task.name,
             retry=task.retry,
             timeout_ms=task.timeout_ms,
             tags=task.tags,
@@ -152,31 +143,33 @@ class Bodies:
             takes_context=task.takes_context,
         )
 
-    def _begin(self, name: str, args: tuple[object, ...]) -> int:
+    def _between(self, name: str, fn: Body, *, is_async: bool) -> Body:
+        async def call_async(*args: object) -> Any:  # noqa: ANN401 - what a task returns
+            result = self._call(name, fn, args)
+            return await result if inspect.isawaitable(result) else result
+
+        def call(*args: object) -> Any:  # noqa: ANN401 - what a task returns
+            return self._call(name, fn, args)
+
+        return call_async if is_async else call
+
+    def _call(self, name: str, fn: Body, args: tuple[object, ...]) -> Any:  # noqa: ANN401 - what a task returns
         context = get_task_context()
         if context is None:
             raise RuntimeError("a body is called by the engine, inside an attempt")
+        given = tuple(each for each in args if not isinstance(each, DurableContext))
+        argument = (given or (None,))[0] if len(given) < SEVERAL else given
+        at = context.branch, context.step, context.visit, context.attempt
         # A body may change what it was given; what it was given is on record.
-        given = [each for each in args if not isinstance(each, DurableContext)]
-        argument = copy.deepcopy(given[0]) if given else None
-        self.called.append(Called(name, context.branch, context.step, context.visit, context.attempt, argument))
-        number = next(self._numbers)
-        self.running.add(number)
-        return number
-
-    async def _ended(self, number: int, result: Awaitable[Any]) -> Any:  # noqa: ANN401 - what a task returns
-        try:
-            return await result
-        finally:
-            self.running.discard(number)
-
-    def _call(self, name: str, fn: Body, args: tuple[object, ...]) -> Any:  # noqa: ANN401 - what a task returns
+        self.called.append(Called(name, *at, copy.deepcopy(argument), context.operation))
         instead = self._instead.get(name)
         if instead is None:
             return fn(*args)
-        # One for a durable function may leave the context out, too.
-        fewer = [given for given in (args, args[1:]) if _takes(instead, len(given))]
-        return instead(*fewer[0]) if fewer else instead()
+        # One for a durable function may leave the context out, and any its arguments.
+        for passed in (args, given):
+            if _takes(instead, len(passed)):
+                return instead(*passed)
+        return instead()
 
 
 def _disguised(call: Body, fn: Body) -> Body:

@@ -28,7 +28,7 @@ from holdfast.stores.records import ENDED
 from holdfast.testing.bodies import Bodies
 from holdfast.testing.clock import VirtualClock
 from holdfast.testing.faults import Choose
-from holdfast.testing.watched import WatchedStore, never
+from holdfast.testing.watched import WatchedAttempts, WatchedStore, never
 
 QUIET_TURNS = 10
 """Turns of the event loop in which nothing was under way, before time may move: what a test's own tasks are
@@ -82,7 +82,8 @@ class TestEngine(AsyncEngine):
 
     Attributes:
         clock: The time that all of it goes by.
-        bodies: What was called.
+        bodies: What was called, by the names of tasks.
+        attempts: What was called, by the places of the calls.
         crashed: Set when one of `faults` has ended it, as the end of a process does.
     """
 
@@ -110,7 +111,7 @@ class TestEngine(AsyncEngine):
         Args:
             url: `memory://`, or `sqlite:///...` for a file that outlives this engine.
             workflows: As for `AsyncEngine`. Tasks with `executor="process"` run in a thread.
-            replace: Functions to call instead of tasks, by the task's name; see `replace`.
+            replace: Functions to call instead of tasks, by name; see `replace`.
             auto_skip: Whether time passes by itself while a result is waited for and nothing else can happen.
             clock: Default a new one; give the same to an engine that goes on where another one was.
             worker: As for `AsyncEngine`.
@@ -146,6 +147,7 @@ class TestEngine(AsyncEngine):
             chance=chance or MiddleChance(),
             threads=threads,
         )
+        self._node.worker.attempts = self.attempts = WatchedAttempts(self._node.worker.attempts, self.bodies)
         bound = bind_all(given, durable=durable)
         self._sweeper = Sweeper(self._store, bound, retention_ms(retention), self.clock)
         self._moving = asyncio.Lock()
@@ -214,17 +216,22 @@ class TestEngine(AsyncEngine):
         Retries, time-out and types of the task stay as they are.
 
         Args:
-            task: Name of the task.
-            body: Any callable, sync or async, with the task's argument or without: a function, a lambda, a
+            task: Name of the task, or of what a durable function calls with `ctx.step`: of the task or the
+                function there.
+            body: Any callable, sync or async, with the task's arguments or without: a function, a lambda, a
                 mock. What it returns is the step's output, what it raises is its failure.
 
         Raises:
-            UsageError: No such task, or nothing that a step can call.
+            UsageError: No such task, or nothing that a step can call. Where there are durable functions, any
+                name is taken: what they call is not known before.
         """
         self.bodies.replace(task, body)
 
     def calls(self, task: str) -> list[Any]:
         """The arguments of all calls of a task so far, replaced or not; retries are calls of their own.
+
+        A call with several arguments is a tuple of them. What durable functions call with `ctx.step` is listed
+        by the name of the task or function, too.
 
         Raises:
             UsageError: No such task.

@@ -22,7 +22,7 @@ from holdfast.testing.clock import VirtualClock
 from holdfast.testing.engine import TestEngine, TestHandle
 from holdfast.testing.faults import Choose, Fault
 from holdfast.testing.recorded import Journal, Key, list_records, read_journals
-from holdfast.testing.watched import WatchedAttempts, never
+from holdfast.testing.watched import never
 
 RUN_ID = "crashed"
 DYING_TURNS = 10
@@ -92,11 +92,7 @@ class Ended:
 
 
 class TrialEngine(TestEngine):
-    """`TestEngine` that notes which bodies it has called.
-
-    Attributes:
-        attempts: What calls them.
-    """
+    """`TestEngine` of one life of a trial."""
 
     def __init__(self, scene: Scene, store: Store, clock: VirtualClock, faults: Choose) -> None:
         """Args: what is run, where, by which clock, and which commits fail."""
@@ -107,13 +103,11 @@ class TrialEngine(TestEngine):
             store=store,
             faults=faults,
         )
-        self.attempts = WatchedAttempts(self._node.worker.attempts)
-        self._node.worker.attempts = self.attempts
 
     @property
     def tasks(self) -> dict[str, str]:
         """What was called, by step or operation."""
-        return {each.step: each.task for each in self.bodies.called} | self.attempts.names
+        return {each.operation or each.step: each.task for each in self.bodies.called}
 
 
 class Trial:

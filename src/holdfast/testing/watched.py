@@ -10,9 +10,11 @@ from holdfast.core.events import AttemptFailed, AttemptSucceeded
 from holdfast.core.run import Value
 from holdfast.runtime.attempts import Attempts
 from holdfast.runtime.bindings import BoundStep, Callee
+from holdfast.runtime.calls import Invocation
 from holdfast.runtime.context import get_task_context
 from holdfast.stores.base import Store
 from holdfast.stores.records import Member, NewRun, Outcome
+from holdfast.testing.bodies import Bodies
 from holdfast.testing.faults import Ask, Choose, Fault, FaultyStore, T
 from holdfast.testing.recorded import Key
 
@@ -76,17 +78,16 @@ class WatchedAttempts(Attempts):
     Attributes:
         called: Each call, in the order in which they began.
         functions: Those of them that were bodies of durable functions, which run as often as they are needed.
-        names: What the operations among them call, by the key of the operation.
         running: A number for each that has not ended: threads outlive whoever waits for them.
     """
 
-    def __init__(self, inner: Attempts) -> None:
-        """Args: what makes them."""
+    def __init__(self, inner: Attempts, bodies: Bodies) -> None:
+        """Args: what makes them, and what stands between them and the functions."""
         self._inner = inner
+        self._bodies = bodies
         self._numbers = itertools.count()
         self.called: list[Key] = []
         self.functions: set[Key] = set()
-        self.names: dict[str, str] = {}
         self.running: set[int] = set()
 
     def close(self) -> None:
@@ -105,12 +106,10 @@ class WatchedAttempts(Attempts):
         key = Key(context.run_id, context.incarnation, effect.branch, effect.step, effect.visit, effect.attempt)
         if context.operation:
             key = key._replace(operation=context.operation, operation_attempt=context.attempt)
-            self.names[context.operation] = step.name
         elif isinstance(step, BoundStep) and step.takes_context:
             self.functions.add(key)
-        if step.importable is not None:
-            self.called.append(key)
-            return await self._inner.make(effect, step, value)
+        if isinstance(step, Invocation):
+            step = self._bodies.stand_in(step)
         return await self._inner.make(effect, _Callee(step, key, self), value)
 
     def begin(self, key: Key) -> int:
