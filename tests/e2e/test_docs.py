@@ -20,7 +20,7 @@ from typing import get_args
 import pytest
 
 from holdfast import errors
-from holdfast.core.entries import Arrival, Child, Entry, Failure, Wait
+from holdfast.core.entries import Arrival, Child, Entry, Failure, Taken, Wait
 from tests.postgres_server import migrated_schema, server_url, with_schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,7 +261,7 @@ def test_the_format_tells_the_fields_of_every_entry_in_their_order() -> None:
         name: re.findall(r"\w+", fields)
         for name, fields in FIELDS_ROW.findall(FORMAT.read_text(encoding="utf-8"))
     }
-    structures = [*get_args(Entry), Arrival, Child, Failure, Wait]
+    structures = [*get_args(Entry), Arrival, Child, Failure, Taken, Wait]
     assert told == {each.__name__: list(each.__struct_fields__) for each in structures}
 
 

@@ -152,7 +152,7 @@ def test_consuming_a_signal_in_the_commit_after_its_own_is_caught(monkeypatch: P
         owed = late.pop(driver.record.key, ())
         signals = {e.seq for e in entries if isinstance(e, OperationCompleted) and e.kind == "wait_signal"}
         late[driver.record.key] = tuple(signals)
-        driver._inbox.forget(tuple(signals))
+        driver._inbox.update(tuple(signals), ())
         real(driver, entries, header, events, (*owed, *(seq for seq in consumed if seq not in signals)))
 
     monkeypatch.setattr(Driver, "_submit", submit)

@@ -204,6 +204,21 @@ def race_winner_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Body, "close_scopes", close_scopes)
 
 
+def lost_signals_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a part has received that loses is gone."""
+    monkeypatch.setattr(bodies, "given_back", lambda _run, _entries: [])
+
+
+def all_signals_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of parts that had gone on from there."""
+    monkeypatch.setattr(operated, "_is_last", lambda _branch, _operation: True)
+
+
+def signals_received_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part receives a signal in the very turn in which it loses."""
+    monkeypatch.setattr(operations, "_is_in_vain", lambda _entry, _event: False)
+
+
 def backoff_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of a body that failed is tried again without a word in the journal."""
     real = Body.record
@@ -293,6 +308,9 @@ PLANTS: list[Plant] = [
     pause_does_not_stop_a_body,
     value_recorded_after_the_step_began,
     race_winner_not_recorded,
+    lost_signals_not_given_back,
+    all_signals_given_back,
+    signals_received_in_vain,
     backoff_not_recorded,
     backoff_not_waited_for,
     attempts_of_a_body_not_counted,

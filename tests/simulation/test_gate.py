@@ -78,6 +78,7 @@ FUNCTIONS = (
     "child of a run",
     "child of a child",
     "child detached",
+    "signal given back",
 )
 """What durable functions ask for, and what becomes of it; that bodies are put away is an entry."""
 DELAYED = Faults(kinds=("delay_answer",), rate=0.3, until_s=60)

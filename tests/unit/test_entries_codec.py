@@ -41,6 +41,7 @@ from holdfast.core.entries import (
     SleepEnded,
     StepCompleted,
     StepSuspended,
+    Taken,
     Unpaused,
     Wait,
     WaitTimedOut,
@@ -125,7 +126,15 @@ EXAMPLES: dict[str, Entry] = {
         {"asked": b"json.1:true"},
     ),
     "OperationCompleted": OperationCompleted(
-        "pay", "charge", 3, "approval#1", "wait_signal", b'json.1:{"ok":true}', 70_000, {"asked": DELETED}
+        "pay",
+        "charge",
+        3,
+        "race#1/0/approval#1",
+        "wait_signal",
+        b'json.1:{"ok":true}',
+        70_000,
+        {"asked": DELETED},
+        Taken(70_000, "msg-1", 1_767_225_600_000),
     ),
     "OperationFailed": OperationFailed(
         "pay", "charge", 3, KEY, "child", FAILURE, 70_001, {"receipt": b'json.1:"r-1"'}
@@ -146,6 +155,7 @@ KINDS = st.sampled_from(typing.get_args(ArrivalKind))
 ARRIVALS = st.builds(Arrival, TEXT, TEXT, COUNTS, KINDS, st.none() | TEXT, st.none() | WAITS)
 ASKED = st.sampled_from(typing.get_args(OperationKind))
 SETS = st.dictionaries(TEXT, PAYLOADS, max_size=3)
+TAKEN = st.builds(Taken, COUNTS, TEXT, COUNTS)
 CHILDREN = st.builds(Child, TEXT, TEXT)
 SEVERAL = st.lists(ARRIVALS, max_size=3).map(tuple)
 NAMES = st.lists(TEXT, max_size=3).map(tuple)
@@ -181,7 +191,7 @@ ENTRIES: st.SearchStrategy[Entry] = st.one_of(
     st.builds(RunReopened, TEXT),
     st.builds(RunBlocked, TEXT, TEXT, COUNTS, TEXT, TEXT),
     st.builds(OperationBegun, TEXT, TEXT, COUNTS, TEXT, ASKED, st.none() | WAITS, st.none() | CHILDREN, SETS),
-    st.builds(OperationCompleted, TEXT, TEXT, COUNTS, TEXT, ASKED, PAYLOADS, COUNTS, SETS),
+    st.builds(OperationCompleted, TEXT, TEXT, COUNTS, TEXT, ASKED, PAYLOADS, COUNTS, SETS, st.none() | TAKEN),
     st.builds(OperationFailed, TEXT, TEXT, COUNTS, TEXT, ASKED, FAILURES, COUNTS, SETS),
     st.builds(OperationRetried, TEXT, TEXT, COUNTS, TEXT, COUNTS, COUNTS, TEXT, FAILURES, SETS),
     st.builds(ScopesClosed, TEXT, TEXT, COUNTS, TEXT, st.lists(COUNTS, max_size=3).map(tuple)),
@@ -326,7 +336,8 @@ def test_more_fields_inside_an_entry_are_a_format_error_too() -> None:
         ("Paused", "freezes", True),
         ("RetryScheduled", "operation", ""),
         ("RunFailed", "operation", ""),
-        *[(f"Operation{done}", "sets", {}) for done in ("Begun", "Completed", "Failed", "Retried")],
+        ("OperationCompleted", "taken", None),
+        *[(f"Operation{done}", "sets", {}) for done in ("Begun", "Failed", "Retried")],
     ],
 )
 def test_an_entry_that_stops_before_its_last_default_is_an_older_one(

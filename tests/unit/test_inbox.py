@@ -64,7 +64,7 @@ def test_what_was_sent_and_is_used_up_counts_as_read() -> None:
 
 def test_a_signal_is_offered_where_a_branch_waits_for_it() -> None:
     inbox = Inbox("r", [signal(1), signal(2, "other")], sent=2)
-    assert inbox.offer(waiting("go")) == [SignalArrived(1, "go", b"json.1:1")]
+    assert inbox.offer(waiting("go")) == [SignalArrived(1, "go", b"json.1:1", "id-1", 1_000)]
     assert inbox.offer(waiting("none")) == []
     assert inbox.pending
 
@@ -100,10 +100,22 @@ def test_what_was_recorded_is_used_up_and_the_rest_is_not() -> None:
     events = inbox.offer(waiting("go", "go"))
     received = SignalReceived("b0", "go", 1, 1, b"json.1:1", ())
     assert set(inbox.consumed(events, [PAUSE, received])) == {1, 2}
-    inbox.forget((1, 2))
+    inbox.update((1, 2), ())
     assert (seqs(inbox, waiting("go", "go")), inbox.pending) == ([3], True)
-    inbox.forget((3,))
+    inbox.update((3,), ())
     assert (seqs(inbox, waiting("go", "go")), inbox.pending) == ([], False)
+
+
+def test_what_is_given_back_is_in_its_old_place() -> None:
+    """Row 75: before what was sent later, and nothing that was not read counts as read."""
+    inbox = Inbox("r", [signal(n) for n in (1, 2, 3)], sent=3)
+    inbox.update((1, 2), ())
+    inbox.update((), (signal(2), signal(1)))
+    assert (seqs(inbox, waiting("go", "go", "go")), inbox.read, inbox.pending) == ([1, 2, 3], 3, True)
+    inbox.update((1, 2, 3), ())
+    assert not inbox.pending
+    inbox.update((), (signal(1),))
+    assert inbox.offer(waiting("go")) == [SignalArrived(1, "go", b"json.1:1", "id-1", 1_000)]
 
 
 def test_control_that_made_no_sense_is_used_up_too() -> None:
@@ -124,7 +136,7 @@ def test_the_outcome_of_a_child_is_offered_at_once_and_used_up_whatever_it_means
     (event,) = inbox.offer(waiting("other"))
     assert event == ChildEnded(1, "main", "a", 1, "kid#1", "r/kid", None, failure)
     assert inbox.consumed([event], []) == (1,)
-    inbox.forget([1])
+    inbox.update([1], ())
     assert not inbox.pending
 
 

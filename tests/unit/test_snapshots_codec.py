@@ -26,6 +26,7 @@ from holdfast.core.entries import (
     SignalReceived,
     StepCompleted,
     StepSuspended,
+    Taken,
     Unpaused,
     Wait,
 )
@@ -79,6 +80,10 @@ def asking() -> list[tuple[Entry, int]]:
         (Reported(*at, "", "heartbeat", b"json.1:4"), 4_000),
         (Reported(*at, "", "progress", b"json.1:5"), 4_000),
         (ScopesClosed(*at, "g#2", (0, 2)), 4_000),
+        (
+            OperationCompleted(*at, "r#1/0/w#1", "wait_signal", INPUT, 3, taken=Taken(3, "msg-3", 3_900)),
+            4_000,
+        ),
         (StepSuspended(*at), 4_000),
     ]
 

@@ -16,6 +16,7 @@ from holdfast.core.entries import (
     Paused,
     RunBlocked,
     RunCancelled,
+    Taken,
     Wait,
 )
 from holdfast.core.evolve import recount
@@ -52,6 +53,7 @@ class _OperationState(msgspec.Struct, frozen=True, array_like=True, gc=False, fo
     child: Child | None
     ended: tuple[int, ...]
     heartbeat: bytes | None
+    taken: Taken | None
 
 
 class _BranchState(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -212,6 +214,7 @@ def _operation_state(operation: Operation, table: dict[bytes, int]) -> _Operatio
         operation.child,
         operation.ended,
         operation.heartbeat,
+        operation.taken,
     )
 
 
@@ -222,7 +225,7 @@ def _operation(state: _OperationState, payloads: list[bytes]) -> Operation:
     operation.budgets, operation.since_ms = state.budgets, state.since_ms
     operation.due_at_ms, operation.left_ms = state.due_at_ms, state.left_ms
     operation.wait, operation.child, operation.ended = state.wait, state.child, state.ended
-    operation.heartbeat = state.heartbeat
+    operation.heartbeat, operation.taken = state.heartbeat, state.taken
     return operation
 
 

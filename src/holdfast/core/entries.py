@@ -262,10 +262,21 @@ class OperationBegun(msgspec.Struct, frozen=True, array_like=True, tag=True, for
     sets: Mapping[str, bytes] = NOTHING_SET
 
 
+class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """What the inbox had of a signal beside name and payload: enough to give it back as it was."""
+
+    seq: int
+    id: str
+    at_ms: int
+
+
 class OperationCompleted(
     msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False, forbid_unknown_fields=True
 ):
-    """An operation has this output, whenever the body asks for it. `seq`: the message it came with, or 0."""
+    """An operation has this output, whenever the body asks for it. `seq`: the message it came with, or 0.
+
+    `taken`: the signal that it was, where it may be given back: in a part of parallel work, which may lose.
+    """
 
     branch: str
     step: str
@@ -275,6 +286,7 @@ class OperationCompleted(
     output: bytes
     seq: int = 0
     sets: Mapping[str, bytes] = NOTHING_SET
+    taken: Taken | None = None
 
 
 class OperationFailed(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):

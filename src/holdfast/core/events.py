@@ -142,11 +142,13 @@ class ChildEnded(msgspec.Struct, frozen=True):
 
 
 class SignalArrived(msgspec.Struct, frozen=True):
-    """A signal is in the run's inbox, as number `seq` of its messages."""
+    """A signal is in the run's inbox since `at_ms`, as number `seq` of its messages."""
 
     seq: int
     name: str
     payload: bytes
+    id: str = ""
+    at_ms: int = 0
 
 
 class ControlRequested(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ Whatever comes from a body shows that it lives, and what its operations give wak
 active again after each of these entries but the one that suspends it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import assert_never
 
@@ -19,6 +19,7 @@ from holdfast.core.clocks import (
     stop_clock,
 )
 from holdfast.core.entries import (
+    Entry,
     Operated,
     OperationBegun,
     OperationCompleted,
@@ -51,6 +52,7 @@ def operated(run: Run, entry: Operated, at_ms: int) -> None:
             operation = _done(run, branch, entry)
             operation.status = "completed"
             operation.output = entry.output
+            operation.taken = entry.taken
         case OperationFailed():
             operation = _done(run, branch, entry)
             operation.status = "failed"
@@ -115,12 +117,36 @@ def _is_beside(key: str, other: str) -> bool:
 
 def within(branch: Branch, key: str, ended: tuple[int, ...]) -> list[Operation]:
     """The operations of those parts of the parallel work `key` that have not ended."""
+    return [each for each in branch.operations.values() if is_lost(each.key, key, ended)]
+
+
+def is_lost(operation: str, key: str, ended: tuple[int, ...]) -> bool:
+    """Whether the key of an operation is of a part of the parallel work `key` that has not ended."""
     inside = key + SCOPE
+    return operation.startswith(inside) and int(operation[len(inside) :].partition(SCOPE)[0]) not in ended
+
+
+def given_back(run: Run, entries: Iterable[Entry]) -> list[Operation]:
+    """Waits whose signals go back to the inbox with `entries`, and are received by whoever waits next.
+
+    They are of parts that lost, and had not gone on from there: nobody has seen what they received.
+
+    Args:
+        run: The state before.
+        entries: What is about to be recorded.
+    """
+    closing = [entry for entry in entries if isinstance(entry, ScopesClosed)]
     return [
-        each
-        for each in branch.operations.values()
-        if each.key.startswith(inside) and int(each.key[len(inside) :].partition(SCOPE)[0]) not in ended
+        operation
+        for entry in closing
+        for operation in within(run.branches[entry.branch], entry.key, entry.ended)
+        if operation.taken is not None and _is_last(run.branches[entry.branch], operation)
     ]
+
+
+def _is_last(branch: Branch, operation: Operation) -> bool:
+    after = (each for each in following(branch, operation.key) if each is not operation)
+    return all(each.kind in {"scopes", "patch"} for each in after)
 
 
 def is_closed(branch: Branch, key: str, closed: Mapping[str, tuple[int, ...]] = NOTHING_CLOSED) -> bool:

@@ -16,6 +16,7 @@ any other           --(any of them)-->                       unchanged, the even
 """
 
 from holdfast.core.entries import (
+    Entry,
     Failure,
     OperationBegun,
     OperationCompleted,
@@ -25,6 +26,7 @@ from holdfast.core.entries import (
     RunBlocked,
     ScopesClosed,
     StepSuspended,
+    Taken,
 )
 from holdfast.core.events import (
     AttemptDiverged,
@@ -39,7 +41,7 @@ from holdfast.core.events import (
     SignalArrived,
     TimerFired,
 )
-from holdfast.core.operated import is_closed, within
+from holdfast.core.operated import is_closed, is_lost, within
 from holdfast.core.retries import next_retry
 from holdfast.core.run import OPEN, PENDING, SCOPE, Branch, Operation, is_moment, place_of, split_place
 from holdfast.core.turn import Turn
@@ -71,6 +73,7 @@ def operating(turn: Turn, event: Operating) -> None:
             turn.entries.append(begun)
         case ScopesEnded() if known is None:
             turn.move(branch, within(branch, event.key, event.ended))
+            turn.entries = [each for each in turn.entries if not _is_in_vain(each, event)]
             turn.entries.append(ScopesClosed(*at, event.key, event.ended))
         case _:
             pass
@@ -107,7 +110,8 @@ def signal_arrived(turn: Turn, place: str, event: SignalArrived) -> None:
     if branch.at is not None:
         at = (branch.id, branch.at.step, branch.at.visit)
         key = split_place(place)[1]
-        turn.entries.append(OperationCompleted(*at, key, "wait_signal", event.payload, event.seq))
+        taken = Taken(event.seq, event.id, event.at_ms) if SCOPE in key else None
+        turn.entries.append(OperationCompleted(*at, key, "wait_signal", event.payload, event.seq, taken=taken))
 
 
 def timer_fired(turn: Turn, event: TimerFired) -> None:
@@ -169,6 +173,13 @@ def _is_there(branch: Branch, event: TimerFired | ChildEnded) -> bool:
     at = branch.at
     is_open = at is not None and branch.status in OPEN
     return is_open and at is not None and (at.step, at.visit) == (event.step, event.visit)
+
+
+def _is_in_vain(entry: Entry, event: ScopesEnded) -> bool:
+    """Whether a signal was received in this very turn by a part that has lost: it stays where it is."""
+    if not isinstance(entry, OperationCompleted) or entry.taken is None:
+        return False
+    return entry.branch == event.branch and is_lost(entry.key, event.key, event.ended)
 
 
 def _is_gone(turn: Turn, branch: Branch, key: str) -> bool:

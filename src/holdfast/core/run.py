@@ -12,6 +12,7 @@ from holdfast.core.entries import (
     Paused,
     RunBlocked,
     RunCancelled,
+    Taken,
     Wait,
 )
 
@@ -82,6 +83,7 @@ class Operation:
         wait, child: As recorded.
         ended: For kind `scopes`, which of them had ended.
         heartbeat: What its last attempt reported for the next one, or None.
+        taken: The signal that it has received, where that may be given back.
     """
 
     __slots__ = (
@@ -99,6 +101,7 @@ class Operation:
         "position",
         "since_ms",
         "status",
+        "taken",
         "wait",
     )
 
@@ -119,6 +122,7 @@ class Operation:
         self.child: Child | None = None
         self.ended: tuple[int, ...] = ()
         self.heartbeat: bytes | None = None
+        self.taken: Taken | None = None
 
 
 NO_OPERATIONS: dict[str, Operation] = {}

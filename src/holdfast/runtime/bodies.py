@@ -7,17 +7,19 @@ import msgspec
 from holdfast.core.effects import StartAttempt
 from holdfast.core.entries import Entry, Failure, Operated
 from holdfast.core.events import AttemptEnded, Event
-from holdfast.core.run import OVER
+from holdfast.core.operated import given_back
+from holdfast.core.run import OVER, Operation
 from holdfast.runtime.bindings import BoundStep, BoundWorkflow
 from holdfast.runtime.body import Body
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
 from holdfast.runtime.durable import Context
 from holdfast.runtime.host import Driving, Host
+from holdfast.runtime.inbox import SIGNAL
 from holdfast.runtime.relatives import with_relatives
 from holdfast.runtime.reports import Reports
 from holdfast.runtime.starts import continued
 from holdfast.runtime.surroundings import Continued, Surroundings
-from holdfast.stores.records import Append, NewRun
+from holdfast.stores.records import Append, InboxRow, NewRun
 
 
 class Bodies:
@@ -101,6 +103,9 @@ class Bodies:
     ) -> Append:
         """The append with what its entries mean to other runs."""
         record, run = self._driver.record, self._driver.run
+        lost = given_back(run, entries) if self.is_used else ()
+        if lost:
+            append = msgspec.structs.replace(append, returned=tuple(map(_message, lost)))
         if self._children or run.children or (record.parent_key is not None and append.status in OVER):
             append = with_relatives(append, record, run, entries, self._children)
         if append.status == "completed" and follow_ups and not isinstance(follow_ups, Failure):
@@ -127,3 +132,11 @@ class Bodies:
             body.drop()
         self._live.clear()
         self._fresh.clear()
+
+
+def _message(operation: Operation) -> InboxRow:
+    """The signal that a wait has taken, as it was."""
+    taken, wait = operation.taken, operation.wait
+    if taken is None or wait is None:
+        raise RuntimeError(f"operation {operation.key} has taken no signal")
+    return InboxRow(taken.seq, SIGNAL, wait.signal, taken.id, operation.output, taken.at_ms)

@@ -251,8 +251,8 @@ class Driver:
             self._bodies.note(entries)
         if append.children or append.messages:
             self._bodies.related(append)
-        if append.consumed:
-            self._inbox.forget(append.consumed)
+        if append.consumed or append.returned:
+            self._inbox.update(append.consumed, append.returned)
         if self.is_suspect and append.completes:
             # It is none any more, so that this worker may take another one.
             self.is_suspect = False

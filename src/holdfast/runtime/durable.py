@@ -31,13 +31,14 @@ from holdfast.runtime.attempting import attempted
 from holdfast.runtime.calls import Call, Options, call_of
 from holdfast.runtime.facts import Facts
 from holdfast.runtime.scopes import (
+    Enough,
     Parts,
     Results,
     Scope,
-    any_ended,
-    any_failed,
     current_scope,
-    is_enough,
+    enough_of,
+    first_ended,
+    first_failed,
     never,
 )
 
@@ -232,7 +233,7 @@ class Context(Facts):
             What they returned, in their order.
         """
         scope = self._scope_for("ctx.gather", parts)
-        results = await self._run(scope, "gather", parts, never if return_exceptions else any_failed)
+        results = await self._run(scope, "gather", parts, never if return_exceptions else first_failed)
         if not return_exceptions:
             for each in results:
                 if each is not None and each.error is not None:
@@ -248,7 +249,7 @@ class Context(Facts):
         scope = self._scope_for("ctx.race", parts)
         if not parts:
             raise UsageError(what="ctx.race has nobody to run", fix="give it one coroutine at least")
-        results = await self._run(scope, "race", parts, any_ended)
+        results = await self._run(scope, "race", parts, first_ended)
         first = next(each for each in results if each is not None)
         if first.error is not None:
             raise first.error
@@ -286,9 +287,9 @@ class Context(Facts):
         _check_bounds(concurrency, enough, failed_max)
         call = call_of(fn, {})
         parts = [partial(self._mapped, call, fn, item) for item in listed]
-        enough_of = partial(is_enough, enough=enough, failures_max=failed_max, items=len(listed))
+        is_over = partial(enough_of, enough=enough, failures_max=failed_max, items=len(listed))
         results = await Parts(self._body, scope, "map", parts).run(
-            enough_of, limit=concurrency or len(parts) or 1
+            is_over, limit=concurrency or len(parts) or 1
         )
         errors = [each.error for each in results if each is not None and each.error is not None]
         if errors and (len(errors) > failed_max or len(listed) - len(errors) < needed):
@@ -323,11 +324,11 @@ class Context(Facts):
         scope: Scope,
         name: str,
         given: Sequence[Awaitable[Any]],
-        is_enough: Callable[[Results], bool],
+        enough: Enough,
     ) -> Results:
         parts = [partial(_awaited, part) for part in given]
         try:
-            return await Parts(self._body, scope, name, parts).run(is_enough, limit=len(parts) or 1)
+            return await Parts(self._body, scope, name, parts).run(enough, limit=len(parts) or 1)
         finally:
             _close(given)  # those that did not run again; nothing for the others
 

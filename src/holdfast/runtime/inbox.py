@@ -1,5 +1,6 @@
 """The messages of a run that its worker has read and the run has not used up."""
 
+from bisect import insort
 from collections.abc import Iterable, Sequence
 
 from holdfast.codecs.entries import decode_entry, decode_outcome
@@ -49,7 +50,7 @@ class Inbox:
         """Add what was read, which is everything after `read` up to `sent` at least."""
         for row in rows:
             if row.kind == SIGNAL:
-                self._signals.setdefault(row.name, []).append(row)
+                insort(self._signals.setdefault(row.name, []), row, key=_seq)
             elif row.kind in CONTROLS:
                 self._controls.append(control_of(row, self._run_id))
             elif row.kind == OUTCOME:
@@ -67,7 +68,8 @@ class Inbox:
             if count < len(rows):
                 row = rows[count]
                 taken[name] = count + 1
-                events.append((row.seq, SignalArrived(row.seq, row.name, row.payload)))
+                arrived = SignalArrived(row.seq, row.name, row.payload, row.id, row.at_ms)
+                events.append((row.seq, arrived))
         return [event for _, event in sorted(events, key=lambda pair: pair[0])]
 
     def consumed(self, events: Iterable[Event], entries: Iterable[Entry]) -> tuple[int, ...]:
@@ -81,8 +83,8 @@ class Inbox:
         ]
         return tuple(seqs)
 
-    def forget(self, seqs: Sequence[int]) -> None:
-        """They are gone from the store."""
+    def update(self, seqs: Sequence[int], returned: Sequence[InboxRow]) -> None:
+        """Those of these numbers are gone from the store, and those that are returned are there again."""
         self._controls = [control for control in self._controls if control.seq not in seqs]
         for name, rows in list(self._signals.items()):
             left = [row for row in rows if row.seq not in seqs]
@@ -90,7 +92,11 @@ class Inbox:
                 self._signals[name] = left
             else:
                 del self._signals[name]
-        self.pending = bool(self._signals or self._controls)
+        self.take(returned, sent=self.read)
+
+
+def _seq(row: InboxRow) -> int:
+    return row.seq
 
 
 def control_of(row: InboxRow, run_id: str) -> ControlRequested:

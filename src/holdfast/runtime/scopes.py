@@ -229,6 +229,8 @@ class Ended(NamedTuple):
 
 Results = list[Ended | None]
 """Of each part, in their order; None for one that has not ended."""
+Enough = Callable[[Results], tuple[int, ...] | None]
+"""The numbers of the parts that count, once it is enough; None until then."""
 
 
 class Parts:
@@ -248,7 +250,7 @@ class Parts:
         self._is_unwound = False
         self._is_away = False
 
-    async def run(self, is_enough: Callable[[Results], bool], *, limit: int) -> Results:
+    async def run(self, enough: Enough, *, limit: int) -> Results:
         """Run the parts, `limit` at once, until all have ended or it is enough; the rest is cancelled.
 
         What was enough is recorded: when the body runs again, the same parts count, and no others run.
@@ -260,7 +262,7 @@ class Parts:
         self._scope.open = self._key + SEPARATOR
         try:
             async with asyncio.TaskGroup() as tasks:
-                await self._run(tasks, iter(wanted), is_enough if known is None else never, limit)
+                await self._run(tasks, iter(wanted), enough if known is None else never, limit)
         finally:
             self._scope.open = self._scope.path
             self._come_back()
@@ -281,9 +283,7 @@ class Parts:
             self._scopes[number].abandon()
         self._body.abandon(self._path(number))
 
-    async def _run(
-        self, tasks: asyncio.TaskGroup, waiting: Iterator[int], is_enough: Callable[[Results], bool], limit: int
-    ) -> None:
+    async def _run(self, tasks: asyncio.TaskGroup, waiting: Iterator[int], enough: Enough, limit: int) -> None:
         while True:
             while len(self._live) < limit and (number := next(waiting, None)) is not None:
                 self._body.running += 1
@@ -295,11 +295,11 @@ class Parts:
                 self._change = asyncio.get_running_loop().create_future()
                 self._body.consider()
                 await self._change
-            enough = is_enough(self._results) and not self._is_unwound
-            if enough or self._body.is_diverging:
+            ended = None if self._is_unwound else enough(self._results)
+            if ended is not None or self._body.is_diverging:
                 self._come_back()
-                if enough:
-                    await self._close()
+                if ended is not None:
+                    await self._close(ended)
                 self._cancel()
                 return
             # Until here those that have ended counted as running, so that nobody put the body away.
@@ -314,8 +314,7 @@ class Parts:
             self._is_away = False
             self._body.running += 1
 
-    async def _close(self) -> None:
-        ended = tuple(number for number, result in enumerate(self._results) if result is not None)
+    async def _close(self, ended: tuple[int, ...]) -> None:
         await self._body.close_scopes(self._key, ended)
         # Who has ended meanwhile came too late.
         self._results = [each if number in ended else None for number, each in enumerate(self._results)]
@@ -357,26 +356,31 @@ class Parts:
             self._is_unwound = True
 
 
-def any_failed(results: Results) -> bool:
-    """Whether a part has failed."""
-    return any(each is not None and each.error is not None for each in results)
+def first_failed(results: Results) -> tuple[int, ...] | None:
+    """Enough once a part has failed; all that have ended by then count."""
+    return _ended(results) if any(each is not None and each.error is not None for each in results) else None
 
 
-def any_ended(results: Results) -> bool:
-    """Whether a part has ended."""
-    return any(each is not None for each in results)
+def first_ended(results: Results) -> tuple[int, ...] | None:
+    """Enough once a part has ended, and only that counts; of several at once the first in their order."""
+    return _ended(results)[:1] or None
 
 
-def never(_results: Results) -> bool:
+def never(_results: Results) -> tuple[int, ...] | None:
     """All of them are to end."""
-    return False
+    return None
 
 
-def is_enough(results: Results, *, enough: int, failures_max: int, items: int) -> bool:
-    """Whether so many have completed, or more than so many have failed."""
+def enough_of(results: Results, *, enough: int, failures_max: int, items: int) -> tuple[int, ...] | None:
+    """Enough once so many have completed, or more than so many have failed; all that have ended count."""
     completed = sum(each is not None and each.error is None for each in results)
     failed = sum(each is not None and each.error is not None for each in results)
-    return failed > failures_max or (completed >= enough and completed + failed < items)
+    is_over = failed > failures_max or (completed >= enough and completed + failed < items)
+    return _ended(results) if is_over else None
+
+
+def _ended(results: Results) -> tuple[int, ...]:
+    return tuple(number for number, each in enumerate(results) if each is not None)
 
 
 def _named(operation: Operation) -> str:

@@ -149,12 +149,16 @@ class MemoryStore(MemoryTables):
         if append.worker is None:
             row.worker = None
             row.due_at_ms = at_ms if is_unread else due_at(append, at_ms)
-        if append.consumed or append.children or append.messages:
+        if append.consumed or append.returned or append.children or append.messages:
             self._spawn(row, append, at_ms)
         return Applied(at_ms, append.key, row.messages_sent)
 
     def _spawn(self, row: Row, append: Append, at_ms: int) -> None:
         row.inbox = [message for message in row.inbox if message.seq not in append.consumed]
+        if append.returned:
+            # Where the append is repeated they are there, and stay as they are.
+            messages = {message.seq: message for message in (*append.returned, *row.inbox)}
+            row.inbox = [messages[seq] for seq in sorted(messages)]
         for child in append.children:
             self._insert(child, at_ms)
         for message in append.messages:

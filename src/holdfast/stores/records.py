@@ -67,6 +67,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     wakes: tuple[str, ...] = WAKES
 
 
+class InboxRow(msgspec.Struct, frozen=True):
+    """One message as stored; `seq` counts the messages of its run from 1."""
+
+    seq: int
+    kind: str
+    name: str
+    id: str
+    payload: bytes
+    at_ms: int
+
+
 ENDED = OVER
 """Statuses of a run that is over: it takes no message, and no claim finds it."""
 
@@ -91,6 +102,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
             came. An append that ends the run always is: no cancel may be passed over.
         is_held: Whether this worker holds the run. False is for control from outside: the append is applied
             only while *nobody* holds the run, whatever its status; `worker` is None then.
+        returned: Messages that earlier entries had used up and that these give back: they are in the inbox
+            again, under the number they had, and wake nobody. None of them is in `consumed`.
     """
 
     key: int
@@ -108,6 +121,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     children: tuple[NewRun, ...] = ()
     is_held: bool = True
     if_read: bool = False
+    returned: tuple[InboxRow, ...] = ()
 
     def must_be_read(self) -> bool:
         """Whether messages that were not read stand in its way."""
@@ -216,17 +230,6 @@ class JournalRow(msgspec.Struct, frozen=True):
     epoch: int
     at_ms: int
     entry: bytes
-
-
-class InboxRow(msgspec.Struct, frozen=True):
-    """One message as stored; `seq` counts the messages of its run from 1."""
-
-    seq: int
-    kind: str
-    name: str
-    id: str
-    payload: bytes
-    at_ms: int
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -40,6 +40,7 @@ MESSAGE_COLUMNS = (
 )
 EARLY_COLUMNS = "run bigint, incarnation integer, id text"
 USED_COLUMNS = "run bigint, seq integer"
+RETURNED_COLUMNS = "run bigint, seq integer, kind text, name text, id text, payload bytea, at_ms bigint"
 NEW_COLUMNS = (
     "n integer, sender bigint, id text, over text, workflow text, fingerprint text, queue text,"
     " priority integer, tags text, worker text, input_digest bytea, parent_key bigint,"
@@ -65,6 +66,7 @@ WORKER_COLUMNS = "id text"
 # sent     those whose run is not over; not materialized, for that would copy every payload
 # fresh    those not stored before: the primary key of message_ids decides, also against other transactions
 # change   what becomes of each locked row: exactly one update for each
+# returned messages that were used before; where their append is repeated they are there, and stay as they are
 # free     new runs, for each id the first of the group, with keys in the order of the group
 # created  those whose id was not taken; inserted in the order of ids, for the same reason as locks
 _GROUP = """
@@ -156,6 +158,11 @@ used as (
     delete from {schema}.inbox using {used}
     where inbox.run = u.run and inbox.seq = u.seq and u.run <> all((select keys from fenced)::bigint[])
 ),
+returned as (
+    insert into {schema}.inbox (run, seq, kind, name, id, payload, at_ms)
+    select run, seq, kind, name, id, payload, at_ms from {returned}
+    where b.run <> all((select keys from fenced)::bigint[]) on conflict do nothing
+),
 free as materialized (
     select f.*, nextval('{schema}.run_keys') as key, f.worker in (select id from alive) as is_alive
     from (
@@ -227,6 +234,7 @@ _STATEMENT = _with_parameters(
     entries=("e", ENTRY_COLUMNS),
     messages=("m", MESSAGE_COLUMNS),
     used=("u", USED_COLUMNS),
+    returned=("b", RETURNED_COLUMNS),
     new=("x", NEW_COLUMNS),
     firsts=("f", FIRST_COLUMNS),
     keys=("k", KEY_COLUMNS),
@@ -301,6 +309,9 @@ class _Parts:
     def used_rows(self) -> Iterator[Row]:
         return ((append.key, seq) for _, append in self.appends.values() for seq in append.consumed)
 
+    def returned_rows(self) -> Iterator[Row]:
+        return ((a.key, *msgspec.structs.astuple(row)) for _, a in self.appends.values() for row in a.returned)
+
     def new_rows(self) -> Iterator[Row]:
         for n, (_, sender, new) in enumerate(self.new):
             yield (
@@ -337,6 +348,7 @@ async def write_group(
         *entry_columns(appends),
         *_columns(MESSAGE_COLUMNS, parts.message_rows()),
         *_columns(USED_COLUMNS, parts.used_rows()),
+        *_columns(RETURNED_COLUMNS, parts.returned_rows()),
         *_columns(NEW_COLUMNS, parts.new_rows()),
         *_columns(FIRST_COLUMNS, parts.first_rows()),
         list(parts.appends),

@@ -1,4 +1,4 @@
-"""Messages of runs: read here, stored by `group`, gone when an append consumes them."""
+"""Messages of runs: read here, stored by `group`, gone when an append consumes them until one returns them."""
 
 from collections.abc import Sequence
 

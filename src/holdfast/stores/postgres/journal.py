@@ -1,7 +1,8 @@
 """Appends: one on its own, or many without anything else, which is what nearly all transactions are.
 
 All forms lock the run's row first, compare epoch and position with the locked row, stamp, and write. A group
-with messages, consumed messages, new runs, or an append to a run that nobody holds goes through `group`.
+with messages, consumed or returned ones, new runs, or an append to a run that nobody holds goes through
+`group`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -124,7 +125,7 @@ class Written(NamedTuple):
 
 
 async def write_one(connection: Connection, address: Address, append: Append) -> Written:
-    """Write an append that is alone and sends, consumes and starts nothing."""
+    """Write an append that is alone and sends, consumes, returns and starts nothing."""
     a = append
     if a.worker is not None and len(a.entries) == 1 and not a.must_be_read():
         step = (a.key, a.epoch, a.position, a.entries[0], a.status, a.completes)
@@ -144,7 +145,7 @@ async def write_one(connection: Connection, address: Address, append: Append) ->
 
 
 async def write_many(connection: Connection, address: Address, appends: Sequence[Append]) -> Written:
-    """Write appends that send, consume and start nothing."""
+    """Write appends that send, consume, return and start nothing."""
     ordered = sorted(appends, key=_key)
     due: list[Row] = []
     row = await connection.fetchrow(

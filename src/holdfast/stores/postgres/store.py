@@ -205,7 +205,7 @@ class PostgresStore:
     async def _write(self, connection: Connection, group: Sequence[Member]) -> Written:
         appends = [member for member in group if isinstance(member, Append)]
         if len(appends) < len(group) or any(
-            a.messages or a.children or a.consumed or not a.is_held for a in appends
+            a.messages or a.children or a.consumed or a.returned or not a.is_held for a in appends
         ):
             return await groups.write_group(connection, self._address, group, sorted(self._workers))
         if len(appends) == 1:

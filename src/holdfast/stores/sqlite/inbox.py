@@ -1,7 +1,12 @@
-"""Messages of runs: stored once per id, numbered under the run's row, gone when an append consumes them."""
+"""Messages of runs: stored once per id, numbered under the run's row, gone when an append consumes them.
+
+One that is gone is there again, under its old number, when a later append returns it.
+"""
 
 import sqlite3
 from collections.abc import Sequence
+
+import msgspec
 
 from holdfast.stores.records import ENDED, Applied, Fenced, InboxRow, Message, Outcome, Over
 
@@ -16,6 +21,9 @@ where key = ? returning messages_sent
 _BY_KEY = "select key, incarnation, messages_sent, status from runs where key = ?"
 _BY_ID = "select key, incarnation, messages_sent, status from runs where id = ?"
 _IS_KNOWN = "select 1 from message_ids where run = ? and id = ?"
+_INSERT = "insert into inbox (run, seq, kind, name, id, payload, at_ms) values (?, ?, ?, ?, ?, ?, ?)"
+# Where the append is repeated they are there, and stay as they are.
+_PUT_BACK = _INSERT + " on conflict do nothing"
 
 
 def send(connection: sqlite3.Connection, message: Message, at_ms: int) -> Outcome:
@@ -41,16 +49,18 @@ def send(connection: sqlite3.Connection, message: Message, at_ms: int) -> Outcom
         return Applied(at_ms, key, messages_sent)
     wakes = f",{','.join(message.wakes)},"
     seq = int(connection.execute(_COUNT, (wakes, at_ms, key)).fetchone()[0])
-    connection.execute(
-        "insert into inbox (run, seq, kind, name, id, payload, at_ms) values (?, ?, ?, ?, ?, ?, ?)",
-        (key, seq, message.kind, message.name, message.id, message.payload, at_ms),
-    )
+    connection.execute(_INSERT, (key, seq, message.kind, message.name, message.id, message.payload, at_ms))
     return Applied(at_ms, key, seq)
 
 
 def consume(connection: sqlite3.Connection, key: int, seqs: Sequence[int]) -> None:
     """Remove messages that entries of the same transaction have used up."""
     connection.executemany("delete from inbox where run = ? and seq = ?", [(key, seq) for seq in seqs])
+
+
+def put_back(connection: sqlite3.Connection, key: int, rows: Sequence[InboxRow]) -> None:
+    """Store messages as they were before they were consumed; nobody is woken, and none is counted again."""
+    connection.executemany(_PUT_BACK, [(key, *msgspec.structs.astuple(row)) for row in rows])
 
 
 def read_inbox(connection: sqlite3.Connection, key: int, after: int) -> list[InboxRow]:

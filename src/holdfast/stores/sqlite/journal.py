@@ -26,7 +26,7 @@ from holdfast.stores.records import (
     due_at,
 )
 from holdfast.stores.sqlite.connection import REFUSALS
-from holdfast.stores.sqlite.inbox import consume, send
+from holdfast.stores.sqlite.inbox import consume, put_back, send
 
 PAGE_BYTES = 4_096
 ROWS_MAX = 64
@@ -93,7 +93,8 @@ def write_group(connection: sqlite3.Connection, group: Sequence[Member], at_ms: 
     written = _append(connection, appends, at_ms, entries) if appends else {}
     keys = _insert(connection, new, at_ms, entries) if new else {}
     for append in appends:
-        if (append.consumed or append.children or append.messages) and append.key in written:
+        spawns = append.consumed or append.returned or append.children or append.messages
+        if spawns and append.key in written:
             _spawn(connection, append, at_ms, entries)
     _write_rows(connection, _INSERT_ENTRIES, entries)
     return [_outcome(connection, member, at_ms, written, keys) for member in group]
@@ -210,6 +211,8 @@ def run_row(new: NewRun, at_ms: int) -> Row:
 def _spawn(connection: sqlite3.Connection, append: Append, at_ms: int, entries: list[Row]) -> None:
     if append.consumed:
         consume(connection, append.key, append.consumed)
+    if append.returned:
+        put_back(connection, append.key, append.returned)
     if append.children:
         _insert(connection, append.children, at_ms, entries)
     for message in append.messages:

@@ -37,6 +37,7 @@ class Asked:
         output, failure: What came of it: the encoded output, the type of the failure.
         child: Which it has started.
         signal: Which it waits for.
+        seq: Number of the message that ended it.
         ended: Parts that had ended, for parallel work.
     """
 
@@ -51,6 +52,7 @@ class Asked:
         self.failure = ""
         self.child: Child | None = None
         self.signal = ""
+        self.seq = 0
         self.ended: tuple[int, ...] = ()
 
 
@@ -61,6 +63,7 @@ class Asking:
         """Nothing was asked for."""
         self._asked: dict[str, dict[str, Asked]] = {}
         self._culprit = ("", "")
+        self._back: list[int] = []
 
     def of(self, branch: str) -> Mapping[str, Asked]:
         """What the step that the branch is at has asked for."""
@@ -76,6 +79,11 @@ class Asking:
     def children(self) -> dict[str, Child]:
         """Children that are awaited, by place."""
         return {place: each.child for place, each in self.pending() if each.child is not None}
+
+    def take_back(self) -> list[int]:
+        """Numbers of the signals that were given back since this was asked last."""
+        back, self._back = self._back, []
+        return back
 
     def wrong(self, entry: Entry, run: Run) -> list[str]:
         """Why such an entry cannot be now (invariants 13 to 16)."""
@@ -141,7 +149,7 @@ class Asking:
                 asked.state, asked.child = "pending", entry.child
                 asked.signal = "" if entry.wait is None else entry.wait.signal
             case OperationCompleted():
-                asked.state, asked.output = "done", entry.output
+                asked.state, asked.output, asked.seq = "done", entry.output, entry.seq
             case OperationFailed():
                 asked.state, asked.failure = "failed", entry.failure.type
             case OperationRetried():
@@ -150,21 +158,27 @@ class Asking:
     def _close(self, entry: ScopesClosed, position: int) -> None:
         mine = self._asked.setdefault(entry.branch, {})
         inside = f"{entry.key}/"
-        for key in [key for key in mine if key.startswith(inside)]:
-            if int(key.removeprefix(inside).split("/")[0]) not in entry.ended:
-                del mine[key]
+        inner = [key for key in mine if key.startswith(inside)]
+        lost = [key for key in inner if int(key.removeprefix(inside).split("/")[0]) not in entry.ended]
+        self._back += [mine[key].seq for key in lost if mine[key].seq and self._is_last(mine[key], lost, mine)]
+        for key in lost:
+            del mine[key]
         self._find(entry.branch, entry.key, "scopes", position).ended = entry.ended
+
+    def _is_last(self, wait: Asked, lost: list[str], mine: Mapping[str, Asked]) -> bool:
+        """Whether it is a wait for a signal, and its thread of control has asked for nothing after it."""
+        later = [mine[key] for key in lost if mine[key].position > wait.position]
+        asking = [each.key for each in later if each.kind not in {"scopes", "patch"}]
+        mine_is = _thread(wait.key)
+        return wait.kind == "wait_signal" and not any(_are_one(mine_is, _thread(key)) for key in asking)
 
     def _forget(self, branch: str, key: str) -> None:
         """What came after it, in its own thread of control, in those that this opened, and around it."""
         culprit = self.of(branch).get(key)
         if culprit is None:
             return
-        mine = _thread(key)
         for other in list(self.of(branch).values()):
-            theirs = _thread(other.key)
-            shared = min(len(mine), len(theirs))
-            if other.position >= culprit.position and mine[:shared] == theirs[:shared]:
+            if other.position >= culprit.position and _are_one(_thread(key), _thread(other.key)):
                 del self._asked[branch][other.key]
 
     def _reopen(self) -> None:
@@ -196,6 +210,12 @@ def _status(asked: Asked) -> str:
 def _thread(key: str) -> list[str]:
     """The thread of control that asked for it: parallel work and number of the part, from outside inwards."""
     return key.split("/")[:-1]
+
+
+def _are_one(mine: list[str], theirs: list[str]) -> bool:
+    """Whether one of two threads is the other, or around it: what is later in one follows from the other."""
+    shared = min(len(mine), len(theirs))
+    return mine[:shared] == theirs[:shared]
 
 
 def _odd(

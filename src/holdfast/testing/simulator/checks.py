@@ -192,7 +192,8 @@ class Checks:
                     f"run {shadow.run.id}: {called} is recorded as failed by {failure.summary()}"
                 )
         self._world.hits["clock re-based"] += shadow.clocks.rebased
-        shadow.clocks.rebased = 0
+        self._world.hits["signal given back"] += shadow.mail.returned
+        shadow.clocks.rebased = shadow.mail.returned = 0
 
     def _count(self, entry: Entry) -> None:
         """Count what bodies have asked for."""

@@ -140,8 +140,7 @@ class Shadow:
         self._seen, self.changed_s = seen, now_s
         was_over = self.run.is_over
         entries, wrong = self._read(row, now_s)
-        children = self.asking.children()
-        wrong += self.mail.see(row, entries, was_over=was_over, run=self.run, children=children, now_s=now_s)
+        wrong += self.mail.see(row, entries, self.asking, was_over=was_over, run=self.run, now_s=now_s)
         wrong += self._holder(row, now_s)
         wrong += self._charges(row, entries, reaping=reaping)
         wrong += self._header(row, now_ms)

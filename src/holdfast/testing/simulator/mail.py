@@ -17,6 +17,7 @@ from holdfast.core.entries import (
 from holdfast.core.run import OPEN, Run, place_of
 from holdfast.stores.memory_rows import Row
 from holdfast.stores.records import InboxRow
+from holdfast.testing.simulator.asked import Asking
 
 SIGNAL = "signal"
 OUTCOME = "outcome"
@@ -31,6 +32,8 @@ class Mail:
         sent: How many they are.
         since_s: When each pending one was stored, in virtual time.
         fresh: Those that were stored in the transaction that was seen last.
+        used: Those that are used up, by number: parts that lose give signals back.
+        returned: How many signals that transaction has given back.
     """
 
     def __init__(self, run_id: str, before: "Mail | None" = None) -> None:
@@ -40,6 +43,8 @@ class Mail:
         self.sent = 0
         self.since_s: dict[int, float] = {}
         self.fresh: list[InboxRow] = []
+        self.used: dict[int, InboxRow] = {}
+        self.returned = 0
         self._run_id = run_id
         if before is not None:
             self.pending, self.ids = dict(before.pending), dict(before.ids)
@@ -49,18 +54,19 @@ class Mail:
         self,
         row: Row,
         entries: Sequence[Entry],
+        asking: Asking,
         *,
         was_over: bool,
         run: Run,
-        children: Mapping[str, Child],
         now_s: float,
     ) -> list[str]:
         """Take in what a transaction has made of the inbox, with the entries it has appended.
 
-        `children` are those that are awaited after it.
+        `asking` is what bodies have asked for by then.
         """
         self.fresh = []
-        wrong: list[str] = []
+        children = asking.children()
+        wrong = self._come_back(row, asking.take_back(), now_s)
         for message in row.inbox:
             if message.seq > self.sent:
                 if message.id in self.ids:
@@ -77,11 +83,23 @@ class Mail:
         received = dict(taken for taken in map(taken_by, entries) if taken is not None)
         gone = self.pending.keys() - {message.seq for message in row.inbox}
         for seq in sorted(gone):
-            wrong += self._gone(self.pending.pop(seq), received, entries, run, children)
+            self.used[seq] = self.pending.pop(seq)
+            wrong += self._gone(self.used[seq], received, entries, run, children)
         left = [seq for seq in received if seq not in gone]
         if left:
             wrong.append(f"received {left} without taking them out of the inbox")
         return wrong
+
+    def _come_back(self, row: Row, back: Sequence[int], now_s: float) -> list[str]:
+        """What is in the inbox again is what lost, as it was, and nothing else."""
+        known = {message.seq: message for message in row.inbox if message.seq <= self.sent}
+        again = known.keys() - self.pending.keys()
+        self.returned = len(again)
+        self.pending.update({seq: known[seq] for seq in again})
+        self.since_s.update(dict.fromkeys(again, now_s))
+        if again == set(back) and all(self.used.get(seq) == known[seq] for seq in again):
+            return []
+        return [f"signals {sorted(again)} are in the inbox again, and {sorted(back)} were given back"]
 
     def _gone(
         self,
