@@ -2,36 +2,29 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from holdfast.core.effects import StartAttempt
-from holdfast.core.entries import Entry, Failure, Operated
+from holdfast.core.entries import Entry, Operated
 from holdfast.core.events import AttemptEnded, Event
-from holdfast.core.operated import given_back
-from holdfast.core.run import OVER, Operation
 from holdfast.runtime.bindings import BoundStep, BoundWorkflow
 from holdfast.runtime.body import Body
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
 from holdfast.runtime.durable import Context
 from holdfast.runtime.host import Driving, Host
-from holdfast.runtime.inbox import SIGNAL
-from holdfast.runtime.relatives import with_relatives
 from holdfast.runtime.reports import Reports
 from holdfast.runtime.starts import continued
 from holdfast.runtime.surroundings import Continued, Surroundings
-from holdfast.stores.records import Append, InboxRow, NewRun
+from holdfast.stores.records import Append, NewRun
 
 
 class Bodies:
     """Functions with a `Context` that run now, by branch.
 
     Attributes:
-        is_used: Whether any has run: else there is nothing to note, to tell or to settle.
+        children: Runs that they want to start, by the places that ask for them.
         wants_anew: Whether one of them wants the run to begin anew.
     """
 
     __slots__ = (
-        "_children",
         "_continued",
         "_driver",
         "_facts",
@@ -39,7 +32,7 @@ class Bodies:
         "_host",
         "_live",
         "_reports",
-        "is_used",
+        "children",
     )
 
     def __init__(self, driver: Driving, host: Host, facts: RunFacts, reports: Reports) -> None:
@@ -50,9 +43,8 @@ class Bodies:
         self._reports = reports
         self._live: dict[str, Body] = {}
         self._fresh: list[Operated] = []
-        self._children: dict[str, NewRun] = {}
+        self.children: dict[str, NewRun] = {}
         self._continued: Continued | None = None
-        self.is_used = False
 
     @property
     def waiting(self) -> int:
@@ -66,9 +58,9 @@ class Bodies:
 
     async def run(self, effect: StartAttempt, step: BoundStep) -> tuple[AttemptEnded, Sequence[Event]] | None:
         """Call one; its outcome, and what is to be recorded before that. None if the run is to begin anew."""
-        driver, self.is_used = self._driver, True
+        driver = self._driver
         branch = driver.run.branches[effect.branch]
-        surroundings = Surroundings(driver, self._host, self._facts, self._reports, self._children)
+        surroundings = Surroundings(driver, self._host, self._facts, self._reports, self.children)
         body = self._live[effect.branch] = Body(surroundings, effect)
         context = TaskContext(self._facts, effect, _heartbeat=branch.heartbeat)
         CURRENT.set(context)
@@ -82,9 +74,12 @@ class Bodies:
             return None
         return event, body.take_events()
 
-    def note(self, entries: Sequence[Entry]) -> None:
+    def note(self, entries: Sequence[Entry], append: Append) -> None:
         """These are committed; the bodies are told when the run may go on."""
         self._fresh += [entry for entry in entries if isinstance(entry, Operated)]
+        inserted = {child.id for child in append.children}
+        for place in [place for place, child in self.children.items() if child.id in inserted]:
+            del self.children[place]
 
     def tell(self) -> None:
         """Tell the bodies what was committed."""
@@ -97,27 +92,6 @@ class Bodies:
         """Nothing is on its way in the driver."""
         for body in list(self._live.values()):
             body.settled()
-
-    def complete(
-        self, append: Append, entries: list[Entry], follow_ups: Sequence[NewRun] | Failure | None
-    ) -> Append:
-        """The append with what its entries mean to other runs."""
-        record, run = self._driver.record, self._driver.run
-        lost = given_back(run, entries) if self.is_used else ()
-        if lost:
-            append = msgspec.structs.replace(append, returned=tuple(map(_message, lost)))
-        if self._children or run.children or (record.parent_key is not None and append.status in OVER):
-            append = with_relatives(append, record, run, entries, self._children)
-        if append.status == "completed" and follow_ups and not isinstance(follow_ups, Failure):
-            return msgspec.structs.replace(append, children=(*append.children, *follow_ups))
-        return append
-
-    def related(self, append: Append) -> None:
-        """This append is committed: its children are in the store, and its messages in other inboxes."""
-        inserted = {child.id for child in append.children}
-        for place in [place for place, child in self._children.items() if child.id in inserted]:
-            del self._children[place]
-        self._host.expect_mail()
 
     async def begin_anew(self, bound: BoundWorkflow) -> None:
         """Put the run's next incarnation in its place, as one of the bodies wants."""
@@ -132,11 +106,3 @@ class Bodies:
             body.drop()
         self._live.clear()
         self._fresh.clear()
-
-
-def _message(operation: Operation) -> InboxRow:
-    """The signal that a wait has taken, as it was."""
-    taken, wait = operation.taken, operation.wait
-    if taken is None or wait is None:
-        raise RuntimeError(f"operation {operation.key} has taken no signal")
-    return InboxRow(taken.seq, SIGNAL, wait.signal, taken.id, operation.output, taken.at_ms)

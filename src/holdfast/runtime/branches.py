@@ -3,16 +3,16 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Protocol
-from weakref import WeakMethod
+from weakref import ref
 
 from holdfast.core.effects import StartAttempt
-from holdfast.core.events import AttemptEnded, Event
+from holdfast.core.events import AttemptEnded, BodyReported, Event
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.bodies import Bodies
 from holdfast.runtime.context import CURRENT, RunFacts, TaskContext
 from holdfast.runtime.host import Driving, Host
 from holdfast.runtime.limits import ATTEMPTS_PER_TURN
-from holdfast.runtime.reports import Reports
+from holdfast.runtime.reports import Kind, Reports
 
 Next = asyncio.Future[StartAttempt | None] | StartAttempt | None
 
@@ -33,10 +33,21 @@ class Branches:
 
     Attributes:
         live: Their tasks.
-        bodies: Of those whose step takes a `Context`.
+        bodies: Of those whose step takes a `Context`; None before the first one.
     """
 
-    __slots__ = ("_answer", "_driver", "_facts", "_host", "_loop", "_replies", "_reports", "bodies", "live")
+    __slots__ = (
+        "__weakref__",
+        "_answer",
+        "_driver",
+        "_facts",
+        "_host",
+        "_loop",
+        "_replies",
+        "_reports",
+        "bodies",
+        "live",
+    )
 
     def __init__(self, driver: Leader, host: Host, facts: RunFacts) -> None:
         """Args: who drives the run, the worker, and facts about the run."""
@@ -47,14 +58,15 @@ class Branches:
         self._replies: dict[str, asyncio.Future[StartAttempt | None] | None] = {}
         self._answer: StartAttempt | None = None
         self.live: dict[str, asyncio.Task[None]] = {}
-        self._reports = Reports(driver, host)
-        facts.report = WeakMethod(self._reports.report)
-        self.bodies = Bodies(driver, host, facts, self._reports)
+        # A crowd of runs is quick if each is small: what few of them need is made when they do.
+        self._reports: Reports | None = None
+        self.bodies: Bodies | None = None
+        facts.listener = ref(self)
 
     @property
     def running(self) -> int:
         """How many run code."""
-        return len(self.live) - (self.bodies.waiting if self.bodies.is_used else 0)
+        return len(self.live) - (0 if self.bodies is None else self.bodies.waiting)
 
     @property
     def are_reported(self) -> bool:
@@ -81,8 +93,31 @@ class Branches:
             task.cancel()
         self.live.clear()
         self._replies.clear()
-        self.bodies.drop()
-        self._reports.stop()
+        if self.bodies is not None:
+            self.bodies.drop()
+        if self._reports is not None:
+            self._reports.stop()
+
+    def report(self, at: StartAttempt, key: str, kind: Kind, payload: bytes) -> None:
+        """See `Listener`."""
+        event = BodyReported(at.branch, at.step, at.visit, at.attempt, key, kind, payload)
+        if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - None in a thread, where the public one raises
+            self._take(event)
+        else:
+            self._loop.call_soon_threadsafe(self._take, event)
+
+    def _take(self, event: BodyReported) -> None:
+        self._listening().take(event)
+
+    def _listening(self) -> Reports:
+        if self._reports is None:
+            self._reports = Reports(self._driver, self._host)
+        return self._reports
+
+    def _with_bodies(self) -> Bodies:
+        if self.bodies is None:
+            self.bodies = Bodies(self._driver, self._host, self._facts, self._listening())
+        return self.bodies
 
     async def _drive(self, effect: StartAttempt | None) -> None:
         driver, facts = self._driver, self._facts
@@ -92,7 +127,7 @@ class Branches:
         while effect is not None and not has_lapsed():
             step = steps[effect.step]
             if step.takes_context:
-                ended = await self.bodies.run(effect, step)
+                ended = await self._with_bodies().run(effect, step)
                 if ended is None:
                     driver.attempts_ended()
                     break
@@ -113,10 +148,10 @@ class Branches:
             return None  # a body that was told to stop has answered all the same
         branch = event.branch
         self._replies[branch] = self._answer = None
-        if before or self._reports.is_used:
-            self._driver.operate([*before, *self._reports.rest(branch), event])
-        else:
+        if self._reports is None:
             self._driver.operate([event])
+        else:
+            self._driver.operate([*before, *self._reports.rest(branch), event])
         if branch not in self._replies:
             return self._answer  # an instant store has committed it already
         future: asyncio.Future[StartAttempt | None] = self._loop.create_future()

@@ -44,9 +44,7 @@ class Hook:
 
     def is_wanted(self, entries: list[Entry]) -> bool:
         """Whether it is to be asked before these entries are committed."""
-        if self._bound.workflow.on_complete is None or self.found is not None:
-            return False
-        return type(entries[-1]) is RunCompleted
+        return self.found is None and type(entries[-1]) is RunCompleted
 
     async def ask(self, run: Run, entries: list[Entry]) -> None:
         """Call it, with the output that the run will have after `entries`."""

@@ -1,9 +1,9 @@
 """What a task body may ask about itself (semantics row 46)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Literal
-from weakref import WeakMethod
+from typing import Any, Literal, Protocol
+from weakref import ref
 
 import msgspec
 
@@ -11,7 +11,15 @@ from holdfast.codecs import json as codec
 from holdfast.core.effects import StartAttempt
 from holdfast.errors import UsageError
 
-Report = Callable[[StartAttempt, str, Literal["progress", "heartbeat"], bytes], None]
+
+class Listener(Protocol):
+    """Takes what attempts report."""
+
+    def report(
+        self, at: StartAttempt, key: str, kind: Literal["progress", "heartbeat"], payload: bytes
+    ) -> None:
+        """Take a report of an attempt, or of the operation `key` of it, from any thread."""
+        ...
 
 
 class RunFacts(msgspec.Struct, eq=False):
@@ -19,8 +27,8 @@ class RunFacts(msgspec.Struct, eq=False):
 
     Attributes:
         is_stopped: The run was dropped or cancelled: whatever its bodies still do is for nothing.
-        report: A weak reference to what takes the reports of attempts; None where nobody would hear them. Weak,
-            because the garbage collector does not track a `TaskContext`, which so must be part of no cycle.
+        listener: A weak reference to what takes the reports of attempts; None where nobody would hear them.
+            Weak, because the garbage collector does not track a `TaskContext`, which so must be in no cycle.
     """
 
     run_id: str
@@ -28,7 +36,7 @@ class RunFacts(msgspec.Struct, eq=False):
     workflow: str
     metadata: Mapping[str, Any]
     is_stopped: bool = False
-    report: "WeakMethod[Report] | None" = None
+    listener: "ref[Listener] | None" = None
 
 
 class TaskContext(msgspec.Struct, eq=False, gc=False):
@@ -131,16 +139,15 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
         return None if self._heartbeat is None else codec.decoder(type)(self._heartbeat)
 
     def _report(self, kind: Literal["progress", "heartbeat"], said: object) -> None:
-        report = self._facts.report
-        if report is None:
+        if self._facts.listener is None:
             raise UsageError(
                 what=f"a {kind} was reported where nobody hears it",
                 fix="a body in a process of its own cannot; leave executor out",
             )
-        payload, take = codec.encode(said), report()
-        if take is not None and not self.cancelled:
+        payload, listener = codec.encode(said), self._facts.listener()
+        if listener is not None and not self.cancelled:
             # What an attempt says that was given up is nothing to the next one.
-            take(self._at, self._operation, kind, payload)
+            listener.report(self._at, self._operation, kind, payload)
 
     @property
     def cancelled(self) -> bool:

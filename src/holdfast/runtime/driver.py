@@ -27,6 +27,7 @@ from holdfast.core.owed import may_begin, owed, owed_after, passed
 from holdfast.core.run import OVER, Branch, Run
 from holdfast.errors import FormatError
 from holdfast.runtime.bindings import BoundWorkflow
+from holdfast.runtime.bodies import Bodies
 from holdfast.runtime.branches import Branches
 from holdfast.runtime.completion import Hook
 from holdfast.runtime.context import RunFacts
@@ -34,6 +35,7 @@ from holdfast.runtime.failures import refused
 from holdfast.runtime.host import Host
 from holdfast.runtime.inbox import Inbox, only_control, without_mail
 from holdfast.runtime.limits import LINGER_MS
+from holdfast.runtime.relatives import completed
 from holdfast.runtime.snapshots import Snapshots
 from holdfast.runtime.timers import Timers
 from holdfast.stores.records import (
@@ -64,7 +66,6 @@ class Driver:
     """
 
     __slots__ = (
-        "_bodies",
         "_branches",
         "_events",
         "_facts",
@@ -103,8 +104,7 @@ class Driver:
         self._owes_all = True
         self._sent: tuple[Append, list[Entry], list[Event]] | None = None
         self._branches = Branches(self, host, self._facts)
-        self._bodies = self._branches.bodies
-        self._hook = Hook(host, record, bound)
+        self._hook = None if workflow.on_complete is None else Hook(host, record, bound)
         self._timers = Timers(host, self._fire)
         self._occupies = False
         self.is_dropped = False
@@ -177,8 +177,8 @@ class Driver:
 
     def _append(self, events: list[Event]) -> None:
         entries = decide(self.bound.workflow, self.run, events)
-        if entries and self._hook.is_wanted(entries):
-            self._reading = self._host.spawn(self._ask_hook(entries, events))
+        if self._hook is not None and entries and self._hook.is_wanted(entries):
+            self._reading = self._host.spawn(self._ask_hook(self._hook, entries, events))
             return
         consumed = self._inbox.consumed(events, entries) if self._inbox.pending else ()
         if entries or consumed:
@@ -186,15 +186,14 @@ class Driver:
         else:
             self._settle(entries, events)
 
-    async def _ask_hook(self, entries: list[Entry], events: list[Event]) -> None:
+    async def _ask_hook(self, hook: Hook, entries: list[Entry], events: list[Event]) -> None:
         """Ask what is to follow the run; then decide again, with whatever has come meanwhile."""
-        await self._hook.ask(self.run, entries)
+        await hook.ask(self.run, entries)
         self._reading = None
         if not self.is_dropped:
-            found = self._hook.found
-            if isinstance(found, Failure):
+            if isinstance(hook.found, Failure):
                 # Nothing but control comes before it: what has not happened can happen again after a retry.
-                self._append([*only_control(self._offered()), CompletionRefused(found)])
+                self._append([*only_control(self._offered()), CompletionRefused(hook.found)])
             else:
                 self._events[:0] = without_mail(events)
                 self._proceed()
@@ -221,8 +220,9 @@ class Driver:
             consumed,
             if_read=header.times_out,
         )
-        if status != "running" or run.children or self._bodies.is_used:
-            append = self._bodies.complete(append, entries, self._hook.found)
+        if (bodies := self._branches.bodies) is not None or status != "running" or run.children:
+            new, found = bodies.children if bodies else {}, self._hook.found if self._hook else None
+            append = completed(append, record, run, entries, new=new, follow_ups=found)
         self._sent = (append, entries, events)
         self._host.group.submit(append, self._committed)
 
@@ -247,10 +247,10 @@ class Driver:
         run, at_ms = self.run, outcome.at_ms
         for entry in entries:
             evolve(run, entry, at_ms)
-        if self._bodies.is_used:
-            self._bodies.note(entries)
+        if (bodies := self._branches.bodies) is not None:
+            bodies.note(entries, append)
         if append.children or append.messages:
-            self._bodies.related(append)
+            self._host.expect_mail()
         if append.consumed or append.returned:
             self._inbox.update(append.consumed, append.returned)
         if self.is_suspect and append.completes:
@@ -301,12 +301,12 @@ class Driver:
 
     def _settle(self, entries: list[Entry], events: list[Event]) -> None:
         """Start what a commit has made possible, and answer the branches whose events were in it."""
-        heard, bodies = attempted(events), self._bodies
+        heard, bodies = attempted(events), self._branches.bodies
         if self._heard:
             heard += self._heard
             self._heard = []
         # What a body waits for may have come, while it was put away.
-        if bodies.is_used and any(type(event) is AttemptSuspended for event in events):
+        if bodies is not None and any(type(event) is AttemptSuspended for event in events):
             self._owes_all = True
         effects = owed(self.run) if self._owes_all else owed_after(self.run, entries)
         self._owes_all = False
@@ -316,21 +316,21 @@ class Driver:
             if is_operation or effect.branch not in self._branches.live or effect.branch in heard:
                 self._carry_out(effect)
         self._branches.end(heard)
-        if bodies.is_used:
+        if bodies is not None:
             bodies.tell()
         offered = self._offered() if self._events or self._inbox.pending else None
         if offered:
             self._append(offered)
-        elif bodies.is_used and bodies.wants_anew:
-            self._reading = self._host.spawn(self._begin_anew())
+        elif bodies is not None and bodies.wants_anew:
+            self._reading = self._host.spawn(self._begin_anew(bodies))
         elif not self._branches.live:
             self._idle()
-        elif bodies.is_used:
+        elif bodies is not None:
             bodies.settled()
 
-    async def _begin_anew(self) -> None:
+    async def _begin_anew(self, bodies: Bodies) -> None:
         """Let the run's next incarnation take its place; nothing is recorded for this one any more."""
-        await self._bodies.begin_anew(self.bound)
+        await bodies.begin_anew(self.bound)
         self._reading = None
         self.drop()
         self._host.left(self, due_at_ms=None)

@@ -26,8 +26,9 @@ from holdfast.core.entries import (
     Unpaused,
 )
 from holdfast.core.header import run_after
-from holdfast.core.run import OVER, Run, place_of, split_place
-from holdfast.runtime.inbox import OUTCOME
+from holdfast.core.operated import given_back
+from holdfast.core.run import OVER, Operation, Run, place_of, split_place
+from holdfast.runtime.inbox import OUTCOME, SIGNAL
 from holdfast.stores.records import WAKES, Append, InboxRow, Message, NewRun, RunRecord
 
 KINDS: Mapping[type[Control], str] = {Paused: "pause", Unpaused: "unpause", RunCancelled: "cancel"}
@@ -35,6 +36,36 @@ KINDS: Mapping[type[Control], str] = {Paused: "pause", Unpaused: "unpause", RunC
 
 
 _INNER = OperationBegun | OperationCompleted | OperationRetried | StepSuspended | Reported
+
+
+def completed(
+    append: Append,
+    record: RunRecord,
+    run: Run,
+    entries: list[Entry],
+    *,
+    new: Mapping[str, NewRun],
+    follow_ups: Sequence[NewRun] | Failure | None,
+) -> Append:
+    """The append of a run that is driven, with all that is part of it beside its entries.
+
+    That is what goes back to the inbox, what `with_relatives` adds, and the runs that follow its completion.
+    """
+    lost = given_back(run, entries)
+    if lost:
+        append = msgspec.structs.replace(append, returned=tuple(map(_message, lost)))
+    append = with_relatives(append, record, run, entries, new)
+    if append.status == "completed" and follow_ups and not isinstance(follow_ups, Failure):
+        return msgspec.structs.replace(append, children=(*append.children, *follow_ups))
+    return append
+
+
+def _message(operation: Operation) -> InboxRow:
+    """The signal that a wait has taken, as it was."""
+    taken, wait = operation.taken, operation.wait
+    if taken is None or wait is None:
+        raise RuntimeError(f"operation {operation.key} has taken no signal")
+    return InboxRow(taken.seq, SIGNAL, wait.signal, taken.id, operation.output, taken.at_ms)
 
 
 def with_relatives(

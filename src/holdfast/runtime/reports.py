@@ -4,11 +4,8 @@ A report is an entry, so that only who holds the run can write it, and the next 
 made. Of many in a short time the last one counts: it is written when the time is over, or with the outcome.
 """
 
-import asyncio
-import threading
 from typing import Literal
 
-from holdfast.core.effects import StartAttempt
 from holdfast.core.events import BodyReported, Event
 from holdfast.ports import Timer
 from holdfast.runtime.host import Driving, Host
@@ -20,33 +17,28 @@ _Place = tuple[str, str, Kind]
 
 
 class Reports:
-    """Takes reports of the bodies of one run, from any thread.
+    """Takes reports of the bodies of one run.
 
     Attributes:
         latest: Those that are not written yet.
-        is_used: Whether anything was reported.
     """
 
-    __slots__ = ("__weakref__", "_driver", "_host", "_loop", "_thread", "_timers", "is_used", "latest")
+    __slots__ = ("_driver", "_host", "_timers", "latest")
 
     def __init__(self, driver: Driving, host: Host) -> None:
         """Args: who drives the run, and the worker."""
         self._driver = driver
         self._host = host
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         self.latest: dict[_Place, BodyReported] = {}
         self._timers: dict[_Place, Timer] = {}
-        self.is_used = False
 
-    def report(self, at: StartAttempt, key: str, kind: Kind, payload: bytes) -> None:
-        """Take a report of an attempt, or of the operation `key` of it."""
-        self.is_used = True
-        event = BodyReported(at.branch, at.step, at.visit, at.attempt, key, kind, payload)
-        if threading.get_ident() == self._thread:
-            self._take(event)
-        else:
-            self._loop.call_soon_threadsafe(self._take, event)
+    def take(self, event: BodyReported) -> None:
+        """Take a report of an attempt, or of an operation of it."""
+        place: _Place = (event.branch, event.key if event.kind == "heartbeat" else "", event.kind)
+        self.latest.pop(place, None)
+        self.latest[place] = event
+        if place not in self._timers:
+            self._write(place)
 
     def rest(self, branch: str, key: str | None = None) -> list[Event]:
         """What is not written yet of a branch, or of one operation: to be recorded before its outcome.
@@ -64,13 +56,6 @@ class Reports:
             timer.cancel()
         self._timers.clear()
         self.latest.clear()
-
-    def _take(self, event: BodyReported) -> None:
-        place: _Place = (event.branch, event.key if event.kind == "heartbeat" else "", event.kind)
-        self.latest.pop(place, None)
-        self.latest[place] = event
-        if place not in self._timers:
-            self._write(place)
 
     def _write(self, place: _Place) -> None:
         """Write the latest report, and nothing more for some time."""

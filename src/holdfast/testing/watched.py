@@ -102,7 +102,7 @@ class WatchedAttempts(Attempts):
         """See `Attempts`."""
         context = get_task_context()
         if context is None:
-            raise RuntimeError("an attempt is made inside its context")
+            return await self._inner.make(effect, step, value)  # a completion hook, which is no step's
         key = Key(context.run_id, context.incarnation, effect.branch, effect.step, effect.visit, effect.attempt)
         if context.operation:
             key = key._replace(operation=context.operation, operation_attempt=context.attempt)
