@@ -106,10 +106,10 @@ class Calls:
 
     def of(self, fn: Callable[..., Any], options: Options) -> Call:
         """See `call_of`."""
-        given = _given(options)
+        given = tuple(options.items())
         try:
             known = self._known.get((id(fn), given))
-        except TypeError:  # an option has no hash
+        except TypeError:  # an option has no hash, as a list of policies
             return call_of(fn, options)
         if known is not None and known.origin is fn:
             return known
