@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 COVERED := core definition stores runtime
+# A process for each processor; who has nothing left takes tests from the others.
+TESTS := -m pytest -n auto --dist worksteal
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -14,7 +16,7 @@ run: .venv/.run                ## the orders example
 	$(BIN)/python -m examples.orders
 
 test: .venv/.dev               ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python $(TESTS)
 
 check: .venv/.dev              ## linter, formatter, types, import contracts
 	$(BIN)/ruff check
@@ -33,7 +35,7 @@ bench: .venv/.dev              ## durable steps, waiting runs and durable functi
 	done; exit $$status
 
 soak: .venv/.dev               ## the tests with their long gates
-	HOLDFAST_SOAK=1 $(BIN)/python -m pytest
+	HOLDFAST_SOAK=1 $(BIN)/python $(TESTS)
 
 docs: .venv/.dev               ## every snippet of the pages, run
 	$(BIN)/python -m pytest tests/e2e/test_docs.py

@@ -15,6 +15,7 @@ from holdfast import (
     AsyncEngine,
     Context,
     Flow,
+    FollowUp,
     Retry,
     Step,
     Workflow,
@@ -368,6 +369,15 @@ async def test_a_function_may_call_anything_so_any_name_is_taken() -> None:
             env.replace("never", "paid")  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="one argument"):
             env.replace("charge", lambda _one, _two: None)
+
+
+async def test_what_follows_a_run_is_asked_as_it_is_without_the_test_engine() -> None:
+    kid = Flow("kid").then(str)
+    flow = Flow("order", on_complete=lambda done: FollowUp(kid, done.output)).then(abs)
+    async with TestEngine(workflows=[flow, kid]) as env:
+        assert await env.run(flow, -3) == 3
+        await env.settle()
+        assert (env.calls("abs"), env.calls("str")) == ([-3], [3])
 
 
 def test_a_replaced_step_of_a_function_is_crashed_like_any_other() -> None:
