@@ -154,10 +154,12 @@ async def families(url: str) -> float:
 
 async def parked(handle: AsyncHandle, lives: list[float], count: int) -> None:
     """Return when a run is put away after so many lives."""
-    while len(lives) < count:
-        await asyncio.sleep(0.001)  # not to be in the way of what is measured: a look reads the whole journal
-    while (status := await handle.status()).status != "suspended" or status.worker is not None:
-        await asyncio.sleep(0.005)
+    while True:
+        # Not in the way of what is measured: a look reads the whole journal.
+        status = await handle.status() if len(lives) >= count else None
+        if status is not None and status.status == "suspended" and status.worker is None:
+            return
+        await asyncio.sleep(0.002)
 
 
 async def replays(url: str, count: int, **options: Unpack[Options]) -> list[tuple[float, float]]:
