@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -24,6 +24,7 @@ from holdfast.runtime.starts import Definable, OnConflict
 from holdfast.runtime.urls import store_at
 from holdfast.runtime.views import JournalEntry, RunStatus, RunSummary
 from holdfast.stores.base import Store
+from holdfast.stores.records import DEFAULT_QUEUE
 
 URL_VARIABLE = "HOLDFAST_URL"
 
@@ -46,6 +47,7 @@ class AsyncEngine:
         workflows: Iterable[Definable] = (),
         worker: Literal["auto"] | bool = "auto",
         concurrency: int = CONCURRENCY,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         lease: Duration = LEASE,
         retention: Retention | None = None,
         store: Store | None = None,
@@ -64,6 +66,7 @@ class AsyncEngine:
             worker: Drive runs: "auto" if no other process owns the SQLite file, True or fail, False never. On
                 PostgreSQL any number of processes drive.
             concurrency: Runs that are active at once, 1 to 100,000; waiting ones do not count.
+            queues: Drive the runs of these; a child may be in one of its own (`ctx.child(..., queue=)`).
             lease: On PostgreSQL, how long others wait after the last sign of life of this process before they
                 take its runs over; a body that blocks the event loop for 0.6 of it loses its run.
             retention: How long runs are kept after their end: a duration such as "30d" for completed and
@@ -89,6 +92,7 @@ class AsyncEngine:
             heart=heart or ThreadHeart(clock),
             attempts=Attempts(threads=threads, chance=chance or SystemChance(), clock=clock),
             concurrency=concurrency,
+            queues=queues,
             retention=retention,
         )
         self._exit = contextlib.AsyncExitStack()
@@ -210,6 +214,7 @@ class AsyncEngine:
 
     async def alone(self, workflow: Definable, input: object = None) -> Any:  # noqa: ANN401 - what the workflow returns
         """Start a run that nobody outside knows of, and return its output; see `arun`."""
+        self._node.worker.is_alone = True
         run_id, _ = await self._node.start(workflow, input, run_id=None, on_conflict="fail")
         return await self._node.alone(run_id)
 

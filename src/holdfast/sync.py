@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -16,6 +16,7 @@ from holdfast.runtime.limits import CONCURRENCY, LEASE
 from holdfast.runtime.starts import Definable, OnConflict
 from holdfast.runtime.views import JournalEntry, RunStatus, RunSummary
 from holdfast.stores.base import Store
+from holdfast.stores.records import DEFAULT_QUEUE
 
 T = TypeVar("T")
 
@@ -107,6 +108,7 @@ class Engine:
         workflows: Iterable[Definable] = (),
         worker: Literal["auto"] | bool = "auto",
         concurrency: int = CONCURRENCY,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         lease: Duration = LEASE,
         retention: Retention | None = None,
         store: Store | None = None,
@@ -120,6 +122,7 @@ class Engine:
             workflows=workflows,
             worker=worker,
             concurrency=concurrency,
+            queues=queues,
             lease=lease,
             retention=retention,
             store=store,

@@ -256,6 +256,36 @@ def test_json_of_a_worker_is_a_line_when_ready_and_one_when_stopped(folder: Path
         assert "printed by a task" in worker.stderr
 
 
+SCENES = """
+from holdfast import Context, workflow
+
+
+@workflow
+async def render(ctx: Context, x: int) -> int:
+    return x + 1
+
+
+@workflow(children=[render])
+async def scene(ctx: Context) -> int:
+    return await ctx.child(render, 1, queue="gpu")
+"""
+
+
+def test_a_worker_drives_the_queues_that_it_is_given(folder: Path) -> None:
+    (folder / "scenes.py").write_text(SCENES)
+    with working(folder, "scenes", name="one"), waiting_client(folder, "scenes:scene", "--id", "s") as client:
+        wait_until(lambda: "suspended" in holdfast(folder, "show", "s", *DB).stdout)
+        explained = holdfast(folder, "list", *DB, "--json").stdout
+        (child,) = [run["id"] for run in json.loads(explained) if run["workflow"] == "render"]
+        assert "for queue 'gpu'" in holdfast(folder, "explain", child, *DB).stdout
+        client.kill()
+    with working(folder, "scenes", "--queue", "default", "--queue", "gpu", name="both"):
+        result = holdfast(folder, "run", "scenes:scene", *DB)
+        assert (result.returncode, result.stdout.strip()) == (0, "2")
+        wait_until(lambda: "completed" in holdfast(folder, "show", "s", *DB).stdout)
+    refused(holdfast(folder, "worker", "scenes", *DB, "--queue", ""), "queue")
+
+
 def test_a_worker_drives_the_workflows_of_all_its_modules(folder: Path) -> None:
     (folder / "more.py").write_text(
         "from flows import driver\nfrom holdfast import Flow\nm = Flow('more').then(abs)\n"

@@ -22,7 +22,7 @@ from holdfast.core.operations import NOTHING
 from holdfast.core.run import place_of
 from holdfast.core.turn import Turn
 from holdfast.errors import HoldfastError
-from holdfast.runtime import bodies, relatives
+from holdfast.runtime import relatives
 from holdfast.runtime.body import Body
 from holdfast.runtime.driver import Driver
 from holdfast.runtime.durable import Context
@@ -216,7 +216,7 @@ def test_an_outcome_that_is_delivered_twice_is_caught(monkeypatch: Patch) -> Non
                 else OperationFailed(*at, "child", event.failure, event.seq)
             )
 
-    monkeypatch.setattr(bodies, "with_relatives", send_twice)
+    monkeypatch.setattr(relatives, "with_relatives", send_twice)
     monkeypatch.setattr(operations, "child_ended", believe)
     assert_caught("family", "which was done before", every=3)
 
@@ -237,7 +237,7 @@ def test_an_outcome_that_is_sent_after_the_childs_end_is_caught(monkeypatch: Pat
             driver._host.group.submit(message, lambda _outcome: driver._host.nudge())
         real_applied(driver, append, *rest)
 
-    monkeypatch.setattr(bodies, "with_relatives", send_later)
+    monkeypatch.setattr(relatives, "with_relatives", send_later)
     monkeypatch.setattr(Driver, "_applied", applied)
     assert_caught("family", "cannot end", every=3)
 

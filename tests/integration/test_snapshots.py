@@ -43,7 +43,7 @@ def _snapshot_at_every_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots.Snapshots, "take", _always)
 
 
-def _always(one: snapshots.Snapshots, driver: Driven) -> None:
+def _always(one: snapshots.Snapshots, driver: Driven, _entries: Sequence[bytes]) -> None:
     one._host.save_snapshot(driver, encode_run(driver.run))
 
 

@@ -233,6 +233,18 @@ async def stamps(handle: AsyncHandle) -> dict[str, int]:
     return {entry.kind: ms(entry.at) for entry in await handle.journal()}
 
 
+async def stolen_from(engine: AsyncEngine, run_id: str) -> RunRecord:
+    """Take a run away from its worker, as if its lease had run out and another one had it now."""
+    store = store_of(engine)
+    await store.register("another worker")
+    while True:
+        held = await row(engine, run_id)
+        await store.release([(held.key, held.epoch)])
+        stolen = await store.claim_one("another worker", run_id)
+        if stolen is not None:  # else its own worker has noticed in between, and has it again
+            return stolen
+
+
 async def until_parked(engine: AsyncEngine, run_id: str) -> None:
     """Wait until the run has been driven, and nobody holds it any more."""
 

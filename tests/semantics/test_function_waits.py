@@ -30,6 +30,7 @@ from tests.semantics.places import (
     kinds,
     ms,
     row,
+    stolen_from,
     store_of,
     until,
     until_branch,
@@ -720,17 +721,12 @@ async def test_a_function_whose_run_was_taken_over_is_dropped_without_a_trace(pl
     async with place.engine(order, concurrency=1) as engine:
         handle = await engine.start(order, id="order-1")
         await begun.wait()
-        store, stolen = store_of(engine), None
-        await store.register("another worker")
-        while stolen is None:  # its own worker may look between the two, and take it up again
-            held = await row(engine, "order-1")
-            await store.release([(held.key, held.epoch)])
-            stolen = await store.claim_one("another worker", "order-1")
+        stolen = await stolen_from(engine, "order-1")
         lives = seen.count("life")
         may_end.set()
         await until(lambda: "order-1" not in engine._node.worker._drivers)
         assert await kinds(handle) == ["RunStarted"]
-        await store.release([(stolen.key, stolen.epoch)])
+        await store_of(engine).release([(stolen.key, stolen.epoch)])
         assert await engine.resume("order-1") == 1
         assert await kinds(handle) == ["RunStarted", "OperationCompleted", "StepCompleted", "RunCompleted"]
     assert (seen.count("life"), undo.calls) == (lives + 1, [])

@@ -206,7 +206,7 @@ def race_winner_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lost_signals_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a part has received that loses is gone."""
-    monkeypatch.setattr(bodies, "given_back", lambda _run, _entries: [])
+    monkeypatch.setattr(relatives, "given_back", lambda _run, _entries: [])
 
 
 def all_signals_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

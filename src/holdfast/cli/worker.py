@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -16,6 +16,7 @@ from holdfast.engine import AsyncEngine
 from holdfast.runtime.limits import CONCURRENCY, CONCURRENCY_MAX, LEASE
 from holdfast.runtime.starts import Definable
 from holdfast.runtime.urls import without_password
+from holdfast.stores.records import DEFAULT_QUEUE
 
 
 def worker(
@@ -31,6 +32,12 @@ def worker(
     concurrency: Annotated[
         int, typer.Option(metavar="N", help=f"Runs active at once, 1 to {CONCURRENCY_MAX}.")
     ] = CONCURRENCY,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Drive the runs of this queue, not the default one; may be repeated."
+        ),
+    ] = None,
     lease: Annotated[
         str,
         typer.Option(metavar="TIME", help="On PostgreSQL: how long a silent worker keeps its runs."),
@@ -49,19 +56,32 @@ def worker(
     url = durable_url(db)
     stdout = reserve_stdout() if as_json else None
     workflows = load_workflows(modules)
-    number = asyncio.run(_work(url, workflows, concurrency, lease, stdout))
+    options: Options = {
+        "workflows": workflows,
+        "concurrency": concurrency,
+        "queues": queue or [DEFAULT_QUEUE],
+        "lease": lease,
+    }
+    number = asyncio.run(_work(url, options, stdout))
     if stdout is not None:
         stdout.print_document({"event": "stopped", "signal": number.name})
     else:
         note(f"stopped by {number.name}; unfinished runs are given back")
 
 
-async def _work(
-    url: str, workflows: Sequence[Definable], concurrency: int, lease: str, stdout: Reserved | None
-) -> signal.Signals:
-    async with AsyncEngine(url, workflows=workflows, worker=True, concurrency=concurrency, lease=lease):
+class Options(TypedDict):
+    """Of the engine."""
+
+    workflows: Sequence[Definable]
+    concurrency: int
+    queues: Sequence[str]
+    lease: str
+
+
+async def _work(url: str, options: Options, stdout: Reserved | None) -> signal.Signals:
+    async with AsyncEngine(url, worker=True, **options):
         async with until_stopped() as stop:
-            _tell_ready(without_password(url), sorted(each.name for each in workflows), stdout)
+            _tell_ready(without_password(url), sorted(each.name for each in options["workflows"]), stdout)
             await asyncio.Event().wait()
         return stop.signal or signal.SIGTERM
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 from holdfast.core.run import Run
 from holdfast.errors import HoldfastError, LeaseLostError, StoreUnavailableError
@@ -40,6 +40,7 @@ class Claims:
         identity: Identity,
         group: GroupCommit,
         *,
+        queues: Sequence[str],
         clock: Clock,
         drivers: Mapping[str, Driver],
         free: Callable[[], int],
@@ -53,6 +54,7 @@ class Claims:
         self._bound = bound
         self._identity = identity
         self._group = group
+        self._queues = queues
         self._clock = clock
         self._drivers = drivers
         self._free = free
@@ -141,6 +143,7 @@ class Claims:
         claimed = await self._store.claim(
             self._identity.worker,
             workflows=list(self._bound),
+            queues=self._queues,
             limit=limit,
             suspects=0 if any(driver.is_suspect for driver in self._drivers.values()) else 1,
             excluded=self.definitions.undrivable(),

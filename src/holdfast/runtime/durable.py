@@ -162,6 +162,7 @@ class Context(Facts):
         *,
         name: str | None = None,
         detach: bool = False,
+        queue: str | None = None,
     ) -> Any:
         """Start a run of another workflow, and wait for its output.
 
@@ -173,6 +174,7 @@ class Context(Facts):
             input: Its input.
             name: Its name in the journal; default the workflow's.
             detach: Do not wait: returns the child's id, and it goes its own way.
+            queue: Which workers drive it: those with `queues=[queue]`. Default those that drive this run.
 
         Raises:
             ChildError: It failed or was cancelled; recorded as well.
@@ -181,12 +183,16 @@ class Context(Facts):
         scope = current_scope(self._body, "ctx.child")
         target = workflow if isinstance(workflow, str) else workflow.name
         label = target if name is None else check_name(name, what="name of a child")
+        if queue is not None:
+            check_name(queue, what="queue")
         key, operation = scope.ask("child", label, may_be_missing=True)
         if operation is None:
             body = self._body
             awaited = Awaited(body.at.branch, body.at.step, body.at.visit, key)
             record, position = body.driver.record, body.driver.run.position
-            new = await body.host.new_child(record, awaited, position, workflow, input, detach=detach)
+            new = await body.host.new_child(
+                record, awaited, position, workflow, input, detach=detach, queue=queue
+            )
             scope.check(f"child {key}")
             await self._body.start_child(key, new, detach=detach)
         operation = await self._body.done(key)

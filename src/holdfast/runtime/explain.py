@@ -14,7 +14,7 @@ from holdfast.core.clocks import pending
 from holdfast.core.operations import DEFINITION_CHANGED
 from holdfast.core.run import OWING, Branch, Operation, Run
 from holdfast.runtime.views import Waiting, instant, waiting_of
-from holdfast.stores.records import ENDED, RunRecord, WorkerRecord
+from holdfast.stores.records import DEFAULT_QUEUE, ENDED, RunRecord, WorkerRecord
 
 Reason = Literal[
     "over",
@@ -115,8 +115,8 @@ def _due(record: RunRecord, now_ms: int, missing_tasks: Sequence[str], *, known:
         return _reason(record, "missing_task", detail, f"deploy {names} again, or cancel it")
     if not known:
         detail = f"it is due, and no live worker knows workflow {record.workflow!r}"
-        return _reason(record, "no_worker", detail, "start a worker that has the workflow")
-    detail = "it is due, and the next worker with a free slot takes it"
+        return _reason(record, "no_worker", detail, f"start a worker that has the workflow{_for_queue(record)}")
+    detail = f"it is due, and the next worker with a free slot{_for_queue(record)} takes it"
     return _reason(record, "due", detail, "", due_at=instant(record.due_at_ms or now_ms))
 
 
@@ -222,3 +222,7 @@ def _reason(
         operation=operation,
         due_at=due_at,
     )
+
+
+def _for_queue(record: RunRecord) -> str:
+    return "" if record.queue == DEFAULT_QUEUE else f" for queue {record.queue!r}"

@@ -55,8 +55,11 @@ class Host(Protocol):
         value: object,
         *,
         detach: bool,
+        queue: str | None = None,
     ) -> NewRun:
         """A run of another workflow, to be inserted with an entry of `record` that comes after `position`.
+
+        It is for workers of `queue`; default those of the run's own.
 
         Raises:
             WorkflowNotFoundError: Nobody knows that workflow.

@@ -11,7 +11,7 @@ from holdfast.runtime.replacing import replace
 from holdfast.runtime.starts import OnConflict, Start, answering, check_existing, held_record
 from holdfast.runtime.worker import Worker
 from holdfast.stores.base import Store
-from holdfast.stores.records import Applied, Exists, NewRun, Outcome, Refused, RunRecord
+from holdfast.stores.records import DEFAULT_QUEUE, Applied, Exists, NewRun, Outcome, Refused, RunRecord
 
 _WHAT = "starting a run"
 
@@ -61,7 +61,8 @@ class Insertion:
     async def _write(self, instead: RunRecord | None) -> Outcome:
         """Insert, or replace; a caller who is cancelled must not leave a run that nobody drives."""
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        held = self._bound is not None and self._worker.reserve()
+        queue = DEFAULT_QUEUE if instead is None else instead.queue
+        held = self._bound is not None and self._worker.reserve(queue)
         new = self._start.new_run(self._worker.worker_id if held else None)
         if instead is not None:
             new = answering(new, instead)

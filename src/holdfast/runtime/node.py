@@ -5,7 +5,7 @@ The engines are faces of a node. `running` owns everything that has to end.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, get_args
 
 from holdfast.codecs import json as codec
@@ -61,13 +61,14 @@ class Node:
         heart: Heart,
         attempts: Attempts,
         concurrency: int,
+        queues: Sequence[str],
         retention: Retention | None = None,
     ) -> None:
         """Bind the workflows; nothing is opened yet.
 
         Raises:
             DefinitionError: A flow cannot be built, or a function not be called by its step.
-            UsageError: Two workflows have one name, or concurrency is out of bounds.
+            UsageError: Two workflows have one name, or concurrency or a queue is out of bounds.
         """
         if not 1 <= concurrency <= CONCURRENCY_MAX:
             raise UsageError(
@@ -84,6 +85,7 @@ class Node:
             heart=heart,
             attempts=attempts,
             concurrency=concurrency,
+            queues=_queues(queues),
         )
         self._ids = ids
         self._controls = Controls(store, self.worker, ids)
@@ -346,3 +348,11 @@ class Node:
                 f"the output of run {run.id!r} is not what its last step is annotated to return: {error.reason}"
             )
             raise CodecError(path=error.path, reason=reason) from error
+
+
+def _queues(given: Sequence[str]) -> list[str]:
+    if isinstance(given, str) or not given:
+        raise UsageError(
+            what=f"queues={given!r} is no list of names", fix='give some, such as queues=["default"]'
+        )
+    return [check_name(each, what="queue") for each in dict.fromkeys(given)]

@@ -170,6 +170,7 @@ def answering(new: NewRun, record: RunRecord) -> NewRun:
         parent_key=record.parent_key,
         parent_incarnation=record.parent_incarnation,
         parent_step=record.parent_step,
+        queue=record.queue,
     )
 
 
@@ -180,7 +181,7 @@ def continued(run: Run, record: RunRecord, workflow: Workflow, payload: bytes) -
         start.entries.append(run.pause)
     new = answering(start.new_run(None), record)
     return msgspec.structs.replace(
-        new, input_digest=record.input_digest, queue=record.queue, priority=record.priority, tags=record.tags
+        new, input_digest=record.input_digest, priority=record.priority, tags=record.tags
     )
 
 
@@ -200,9 +201,10 @@ def child_of(
     readable = f"{record.id}/{awaited.key}".encode()[:room].decode("utf-8", "ignore")
     new = Start(f"{readable}-{digest}", workflow, payload).new_run(None)
     if detach:
-        return new
+        return msgspec.structs.replace(new, queue=record.queue)
     return msgspec.structs.replace(
         new,
+        queue=record.queue,
         parent_key=record.key,
         parent_incarnation=record.incarnation,
         parent_step=encode_awaited(awaited),

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import msgspec
+
 from holdfast.codecs import json as codec
 from holdfast.core.children import Awaited
 from holdfast.core.effects import StartAttempt
@@ -37,6 +39,7 @@ class Worker:
         group: Where everything of this process is committed.
         attempts: Calls tasks.
         has_lapsed: Whether the lease has run out: nothing may be started or committed any more.
+        is_alone: Whether nobody outside knows of its runs, so that children of any queue are for it.
         running: Set once runs can be driven.
         is_draining: Whether it is about to stop: nothing new is started.
     """
@@ -51,12 +54,14 @@ class Worker:
         heart: Heart,
         attempts: Attempts,
         concurrency: int,
+        queues: list[str],
     ) -> None:
-        """Args: a store, workflows by name, and the bound of active runs."""
+        """Args: a store, workflows by name, the bound of active runs, and the queues they are taken from."""
         self._identity = Identity(store, ids, clock, heart, workflows=sorted(bound))
         self.has_lapsed = self._identity.has_lapsed
         self.group = GroupCommit(store, has_lapsed=self.has_lapsed)
         self.attempts = attempts
+        self.is_alone = False
         self.running = asyncio.Event()
         self.is_draining = False
         self._store = store
@@ -64,12 +69,14 @@ class Worker:
         self._ids = ids
         self._clock = clock
         self._concurrency = concurrency
+        self._queues = queues
         self._drivers: dict[str, Driver] = {}
         self._claims = Claims(
             store,
             bound,
             self._identity,
             self.group,
+            queues=queues,
             clock=clock,
             drivers=self._drivers,
             free=self._free,
@@ -113,13 +120,19 @@ class Worker:
         value: object,
         *,
         detach: bool,
+        queue: str | None = None,
     ) -> NewRun:
         """See `Host`."""
         workflow = await until_answered(
             lambda: resolve(self._store, self._bound, target), what="starting a child"
         )
         payload = encode_input(workflow, self._bound.get(workflow.name), value)
-        return child_of(record, awaited, position, workflow, payload, detach=detach)
+        new = child_of(record, awaited, position, workflow, payload, detach=detach)
+        if queue is None:
+            return new
+        if self.is_alone and queue not in self._queues:
+            self._queues.append(queue)
+        return msgspec.structs.replace(new, queue=queue)
 
     def encode_input(self, workflow: str, value: object) -> bytes:
         """See `Host`."""
@@ -189,9 +202,15 @@ class Worker:
 
     # What engines need.
 
-    def reserve(self) -> bool:
-        """Take a slot for a run that is about to be inserted as held; False where none is free."""
-        if self.is_draining or not self._store.may_drive or self._free() <= 0 or self.has_lapsed():
+    def reserve(self, queue: str) -> bool:
+        """Take a slot for a run that is about to be inserted as held; False where there is none for it."""
+        if (
+            queue not in self._queues
+            or self.is_draining
+            or not self._store.may_drive
+            or self._free() <= 0
+            or self.has_lapsed()
+        ):
             return False
         self._busy += 1
         return True

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from holdfast.stores.records import (
+    DEFAULT_QUEUE,
     Claimed,
     Definition,
     InboxRow,
@@ -166,15 +167,25 @@ class Store(Protocol):
         worker: str,
         *,
         workflows: Sequence[str],
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         limit: int,
         suspects: int = 1,
         excluded: Sequence[str] = (),
     ) -> Claimed:
-        """Hold up to `limit` due runs of the named workflows for `worker`, each under a new epoch.
+        """Hold up to `limit` due runs of the named workflows and queues for `worker`, each under a new epoch.
 
         Nothing for a process that may not drive. By due time, where each step of priority below the
-        first counts like 5 minutes. Runs pinned to a fingerprint in `excluded` are passed over. At most
-        `suspects` (0 or 1) of them have `SUSPECT_AT` recoveries or more.
+        first counts like 5 minutes, whatever the workflow and the queue. Runs pinned to a fingerprint in
+        `excluded` are passed over. At most `suspects` (0 or 1) of them have `SUSPECT_AT` recoveries or more.
+
+        Args:
+            worker: Who holds them.
+            workflows: Exact names; none gives nothing.
+            queues: Exact names; an unknown queue is an empty one, none gives nothing. A name given twice
+                counts once, here and in `workflows`.
+            limit: Runs, from 1.
+            suspects: How many suspects may be among them, 0 or 1.
+            excluded: Fingerprints.
 
         Raises:
             LeaseLostError: The worker's lease has expired or is unknown; nothing was held.
@@ -184,6 +195,8 @@ class Store(Protocol):
 
     async def claim_one(self, worker: str, run_id: str) -> RunRecord | None:
         """Hold this run, due or not, under a new epoch; None if it is held, over or unknown.
+
+        Its workflow and its queue do not matter: who names a run wants that one.
 
         Raises:
             LeaseLostError: The worker's lease has expired or is unknown; nothing was held.

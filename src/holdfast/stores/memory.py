@@ -10,6 +10,7 @@ from holdfast.stores.base import Renewals
 from holdfast.stores.memory_rows import Row, record_of
 from holdfast.stores.memory_tables import MemoryTables
 from holdfast.stores.records import (
+    DEFAULT_QUEUE,
     ENDED,
     PRIORITY_STEP_MS,
     QUARANTINE_AT,
@@ -278,6 +279,7 @@ class MemoryStore(MemoryTables):
         worker: str,
         *,
         workflows: Sequence[str],
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         limit: int,
         suspects: int = 1,
         excluded: Sequence[str] = (),
@@ -290,6 +292,7 @@ class MemoryStore(MemoryTables):
             for row in self._unheld()
             if row.due_at_ms is not None
             and row.new.workflow in workflows
+            and row.new.queue in queues
             and row.new.fingerprint not in excluded
         ]
         due = [row for row in waiting if row.due_at_ms is not None and row.due_at_ms <= now_ms]

@@ -9,6 +9,9 @@ import msgspec
 from holdfast.core.run import OVER
 from holdfast.errors import StoreRefusedError, UsageError
 
+DEFAULT_QUEUE = "default"
+"""The queue of runs that name none, and the one that is served where none is named."""
+
 
 class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run to insert, unless its id is taken.
@@ -18,6 +21,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
         entries: The first entries of its journal, encoded, at least one.
         worker: Hold it at once for this worker (if its lease lives), or None to leave it to a claim.
         over: Its status if the entries end it already; then nobody holds it and it is never due.
+        queue: Exact name; only a worker that serves it claims the run.
         priority: 1 (first) to 5.
         tags: Of the next step; a worker takes only what it has.
         input_digest: Of workflow and input, to tell a repeated start from another one.
@@ -31,7 +35,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     input_digest: bytes
     worker: str | None = None
     over: str | None = None
-    queue: str = "default"
+    queue: str = DEFAULT_QUEUE
     priority: int = 3
     tags: tuple[str, ...] = ()
     parent_key: int | None = None
@@ -279,7 +283,7 @@ class Claimed(msgspec.Struct, frozen=True):
 
     Attributes:
         runs: Held now, each under a new epoch, in the order in which they were due.
-        next_due_at_ms: When the next run of those workflows becomes due by itself; None if none will.
+        next_due_at_ms: When the next run of those workflows and queues becomes due by itself, or None.
         expired: Workers whose lease has run out: `reap` would free their runs.
     """
 

@@ -16,6 +16,7 @@ from holdfast.definition.duration import Duration
 from holdfast.engine import in_running_loop
 from holdfast.errors import HoldfastError, UsageError
 from holdfast.runtime.starts import Definable
+from holdfast.stores.records import DEFAULT_QUEUE
 from holdfast.testing.faults import Fault
 from holdfast.testing.recorded import (
     Journal,
@@ -180,6 +181,7 @@ def crash_everywhere(
     *,
     signals: Signals = (),
     others: Iterable[Definable] = (),
+    queues: Sequence[str] = (DEFAULT_QUEUE,),
     replace: Mapping[str, Callable[..., Any]] | None = None,
     reset: Callable[[], object] = lambda: None,
     effects: Callable[[], object] | None = None,
@@ -196,6 +198,7 @@ def crash_everywhere(
         input: Its input.
         signals: What it is sent: name and payload, and how long after the start (default at once).
         others: Workflows that it starts as children, and that those start.
+        queues: Of them, where they are in some of their own.
         replace: Functions to call instead of tasks, by name; see `TestEngine`.
         reset: Called before each run: puts the outside world back to how it was.
         effects: Called after each run: what has become of the outside world, as something that `==` compares.
@@ -219,6 +222,7 @@ def crash_everywhere(
             input,
             signals=signals,
             others=others,
+            queues=queues,
             replace=replace,
             reset=reset,
             effects=effects,
@@ -234,6 +238,7 @@ async def acrash_everywhere(
     *,
     signals: Signals = (),
     others: Iterable[Definable] = (),
+    queues: Sequence[str] = (DEFAULT_QUEUE,),
     replace: Mapping[str, Callable[..., Any]] | None = None,
     reset: Callable[[], object] = lambda: None,
     effects: Callable[[], object] | None = None,
@@ -246,6 +251,7 @@ async def acrash_everywhere(
         input=input,
         signals=sendings(signals),
         others=list(others),
+        queues=queues,
         replace=replace or {},
         reset=reset,
         effects=effects,

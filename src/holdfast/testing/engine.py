@@ -7,7 +7,7 @@ the same order each time, and never waits.
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from holdfast.runtime.retention import Sweeper
 from holdfast.runtime.starts import Definable, OnConflict, bind_all
 from holdfast.runtime.urls import is_postgres, store_at
 from holdfast.stores.base import Store
-from holdfast.stores.records import ENDED
+from holdfast.stores.records import DEFAULT_QUEUE, ENDED
 from holdfast.testing.bodies import Bodies
 from holdfast.testing.clock import VirtualClock
 from holdfast.testing.faults import Choose
@@ -99,6 +99,7 @@ class TestEngine(AsyncEngine):
         clock: VirtualClock | None = None,
         worker: Literal["auto"] | bool = "auto",
         concurrency: int = CONCURRENCY,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         retention: Retention | None = None,
         store: Store | None = None,
         faults: Choose = never,
@@ -116,6 +117,7 @@ class TestEngine(AsyncEngine):
             clock: Default a new one; give the same to an engine that goes on where another one was.
             worker: As for `AsyncEngine`.
             concurrency: As for `AsyncEngine`.
+            queues: As for `AsyncEngine`.
             retention: As for `AsyncEngine`; runs are removed at the end of each `advance`.
             store: Instead of `url`: an object of the Store protocol that goes by `clock`.
             faults: Which commits fail, and how; see `FaultyStore`.
@@ -141,6 +143,7 @@ class TestEngine(AsyncEngine):
             workflows=self.bodies.take_over(given, durable=durable),
             worker=worker,
             concurrency=concurrency,
+            queues=queues,
             store=self._store,
             clock=self.clock,
             ids=ids,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from holdfast.errors import StoreUnavailableError
 from holdfast.stores.base import Renewals, Store
 from holdfast.stores.records import (
+    DEFAULT_QUEUE,
     Claimed,
     Definition,
     InboxRow,
@@ -190,6 +191,7 @@ class FaultyStore:
         worker: str,
         *,
         workflows: Sequence[str],
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         limit: int,
         suspects: int = 1,
         excluded: Sequence[str] = (),
@@ -198,7 +200,7 @@ class FaultyStore:
         return await self._reach(
             "claim",
             lambda: self._inner.claim(
-                worker, workflows=workflows, limit=limit, suspects=suspects, excluded=excluded
+                worker, workflows=workflows, queues=queues, limit=limit, suspects=suspects, excluded=excluded
             ),
         )
 

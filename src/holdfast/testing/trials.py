@@ -46,6 +46,7 @@ class Scene:
     Attributes:
         workflow, input: What is started.
         others: What it starts as children, and they.
+        queues: Where they are.
         signals: What it is sent, in the order of sending.
         replace: See `TestEngine`.
         reset: Called before each run: puts the outside world back to how it was.
@@ -56,6 +57,7 @@ class Scene:
     workflow: Definable
     input: object
     others: Sequence[Definable]
+    queues: Sequence[str]
     signals: Sequence[Sending]
     replace: Mapping[str, Callable[..., Any]]
     reset: Callable[[], object]
@@ -98,6 +100,7 @@ class TrialEngine(TestEngine):
         """Args: what is run, where, by which clock, and which commits fail."""
         super().__init__(
             workflows=[scene.workflow, *scene.others],
+            queues=scene.queues,
             replace=scene.replace,
             clock=clock,
             store=store,

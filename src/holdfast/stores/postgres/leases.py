@@ -22,7 +22,6 @@ from holdfast.stores.records import (
     run_record,
 )
 
-QUEUE = "default"
 CANDIDATES = 4
 """Candidates for each run that is asked for: so many workers may look at one time and all find something."""
 # The planner takes nearly all rows to pass this. If it saw the comparison itself, it would take nearly none to
@@ -44,8 +43,8 @@ update {schema}.workers set expires_at_ms = {schema}.now_ms() + $2
 where id = $1 and expires_at_ms > {schema}.now_ms() returning 1
 """
 # alive       the lock that holds off a reaper, before anything else
-# candidates  one probe for each (workflow, priority), which walks `runs_due` from the longest due run and stops
-#             at its limit; suspects, few or none, are looked for in `runs_suspect` of their own
+# candidates  one probe for each (queue, workflow, priority), which walks `runs_due` from the longest due run
+#             and stops at its limit; suspects, few or none, are looked for in `runs_suspect` of their own
 # chosen      in the order of rank, what nobody has locked: locks no more rows than are taken. The conditions
 #             stand here again, for the row may have changed since the snapshot
 # The next due time is the first row behind now in each probe's range. One round trip tells everything.
@@ -55,14 +54,14 @@ with alive as materialized (
 ),
 stamp as materialized (select {schema}.now_ms() as at_ms, count(*) > 0 as is_alive from alive),
 place as materialized (
-    select workflow, priority, at_ms from stamp, unnest($2::text[]) as w (workflow),
-        generate_series(1, 5) as p (priority)
+    select queue, workflow, priority, at_ms from stamp, unnest($7::text[]) as q (queue),
+        unnest($2::text[]) as w (workflow), generate_series(1, 5) as p (priority)
     where is_alive
 ),
 suspect as materialized (
     select found.key, due_at_ms + $6::bigint * (priority - 1) as rank from place cross join lateral (
         select runs.key, due_at_ms from {schema}.runs
-        where queue = $7 and runs.workflow = place.workflow and runs.priority = place.priority
+        where runs.queue = place.queue and runs.workflow = place.workflow and runs.priority = place.priority
             and worker is null and due_at_ms is not null and due_at_ms <= at_ms and recoveries >= {suspect_at}
             and {is_known}
         order by due_at_ms limit $5
@@ -73,7 +72,7 @@ candidate as materialized (
     union all (
         select found.key, due_at_ms + $6::bigint * (priority - 1) as rank from place cross join lateral (
             select runs.key, due_at_ms from {schema}.runs
-            where queue = $7 and runs.workflow = place.workflow and runs.priority = place.priority
+            where runs.queue = place.queue and runs.workflow = place.workflow and runs.priority = place.priority
                 and worker is null and due_at_ms is not null and due_at_ms <= at_ms
                 and recoveries < {suspect_at} and {is_known}
             order by due_at_ms limit {candidates}
@@ -101,7 +100,7 @@ expired as materialized (
 select at_ms, is_alive, expired.count,
     (select min(due_at_ms) from place cross join lateral (
         select due_at_ms from {schema}.runs
-        where queue = $7 and runs.workflow = place.workflow and runs.priority = place.priority
+        where runs.queue = place.queue and runs.workflow = place.workflow and runs.priority = place.priority
             and worker is null and due_at_ms is not null and due_at_ms > at_ms and {is_known}
         order by due_at_ms limit 1
     ) as next) as next_due_at_ms,
@@ -238,6 +237,7 @@ async def claim(
     worker: str,
     *,
     workflows: Sequence[str],
+    queues: Sequence[str],
     limit: int,
     suspects: int,
     excluded: Sequence[str],
@@ -250,12 +250,12 @@ async def claim(
     rows = await connection.fetch(
         address.sql(claim_statement(limit)),
         worker,
-        workflows,
+        list(dict.fromkeys(workflows)),
         limit,
         excluded,
         suspects,
         PRIORITY_STEP_MS,
-        QUEUE,
+        list(dict.fromkeys(queues)),
     )
     at_ms, is_alive, expired, next_due_at_ms, *_ = rows[0]
     if not is_alive:

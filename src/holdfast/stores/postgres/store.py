@@ -16,6 +16,7 @@ from holdfast.stores.postgres.hints import Hints
 from holdfast.stores.postgres.journal import Written
 from holdfast.stores.postgres.renewals import PostgresRenewals
 from holdfast.stores.records import (
+    DEFAULT_QUEUE,
     Append,
     Applied,
     Claimed,
@@ -242,6 +243,7 @@ class PostgresStore:
         worker: str,
         *,
         workflows: Sequence[str],
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         limit: int,
         suspects: int = 1,
         excluded: Sequence[str] = (),
@@ -250,7 +252,13 @@ class PostgresStore:
         if not self._drives:
             return Claimed()
         at_ms, claimed = await self._ask(
-            leases.claim, worker, workflows=workflows, limit=limit, suspects=suspects, excluded=excluded
+            leases.claim,
+            worker,
+            workflows=workflows,
+            queues=queues,
+            limit=limit,
+            suspects=suspects,
+            excluded=excluded,
         )
         self._clock.heard(at_ms)
         return claimed

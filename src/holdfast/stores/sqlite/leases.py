@@ -1,5 +1,6 @@
 """Holding runs: claim, release, and freeing what a dead owner held. All inside a transaction of the owner."""
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -8,14 +9,13 @@ from holdfast.stores.records import PRIORITY_STEP_MS, QUARANTINE_AT, SUSPECT_AT,
 from holdfast.stores.sqlite.clock import AHEAD_MS, StoreClock
 from holdfast.stores.sqlite.queries import RUN_COLUMNS
 
-QUEUE = "default"
 PRIORITIES = range(1, 6)
-Asked = tuple[tuple[str, ...], int, str]
-"""Workflows, how many suspects, and excluded fingerprints as JSON."""
+Asked = tuple[tuple[str, ...], tuple[str, ...], int, str]
+"""Queues, workflows, both without repetition, how many suspects, and excluded fingerprints as JSON."""
 
-# One probe per (workflow, priority): the inner select walks the index `runs_due` from the longest due run and
-# stops after `limit`. The outer order merges the probes. `in` and `order by` over all at once would sort every
-# due run.
+# One probe per (queue, workflow, priority): the inner select walks the index `runs_due` from the longest due
+# run and stops after `limit`. The outer order merges the probes. `in` and `order by` over all at once would
+# sort every due run.
 _PROBE = """
 select * from (
     select key, due_at_ms + ? as rank, recoveries from runs
@@ -72,14 +72,15 @@ class Due:
 
     def look(self, connection: sqlite3.Connection, clock: StoreClock, asked: Asked, limit: int) -> list[int]:
         """Probe if another connection has written, the time has come, or the question is another."""
-        workflows, suspects, excluded = asked
+        queues, workflows, suspects, excluded = asked
         seen = (int(connection.execute("pragma data_version").fetchone()[0]), asked)
         now_ms = clock.now_ms()
         if seen == self._seen and (self.next_at_ms is None or now_ms < self.next_at_ms):
             return []
-        self.next_at_ms = next_due_at_ms(connection, workflows, now_ms)
+        self.next_at_ms = next_due_at_ms(connection, queues, workflows, now_ms)
         found = find_due(
             connection,
+            queues=queues,
             workflows=workflows,
             now_ms=now_ms,
             mark_ms=clock.mark_ms(connection),
@@ -95,6 +96,7 @@ class Due:
 def find_due(
     connection: sqlite3.Connection,
     *,
+    queues: Sequence[str],
     workflows: Sequence[str],
     now_ms: int,
     mark_ms: int,
@@ -109,14 +111,12 @@ def find_due(
     """
     found: list[tuple[int, int, int]] = []
     bound = 2**31 if suspects else SUSPECT_AT
-    for name in workflows:
-        for priority in PRIORITIES:
-            rank = PRIORITY_STEP_MS * (priority - 1)
-            place = (rank, QUEUE, name, priority)
-            found += connection.execute(_PROBE, (*place, now_ms, excluded, bound, limit)).fetchall()
-            if mark_ms > now_ms + AHEAD_MS:
-                early = (*place, now_ms, mark_ms, excluded, bound, limit)
-                found += connection.execute(_PROBE_EARLY, early).fetchall()
+    for queue, workflow, priority in itertools.product(queues, workflows, PRIORITIES):
+        place = (PRIORITY_STEP_MS * (priority - 1), queue, workflow, priority)
+        found += connection.execute(_PROBE, (*place, now_ms, excluded, bound, limit)).fetchall()
+        if mark_ms > now_ms + AHEAD_MS:
+            early = (*place, now_ms, mark_ms, excluded, bound, limit)
+            found += connection.execute(_PROBE_EARLY, early).fetchall()
     found.sort(key=lambda row: row[1])
     wary = [key for key, _, recoveries in found if recoveries >= SUSPECT_AT][suspects:]
     return [key for key, _, _ in found if key not in wary][:limit]
@@ -162,11 +162,12 @@ def free_all(connection: sqlite3.Connection, now_ms: int) -> int:
     return connection.execute(_FREE, (now_ms,)).rowcount
 
 
-def next_due_at_ms(connection: sqlite3.Connection, workflows: Sequence[str], now_ms: int) -> int | None:
+def next_due_at_ms(
+    connection: sqlite3.Connection, queues: Sequence[str], workflows: Sequence[str], now_ms: int
+) -> int | None:
     """The earliest due time behind now: the first such row of `runs_due` in each probe's range."""
     found = (
-        connection.execute(_NEXT_DUE, (QUEUE, name, priority, now_ms)).fetchone()[0]
-        for name in workflows
-        for priority in PRIORITIES
+        connection.execute(_NEXT_DUE, (*place, now_ms)).fetchone()[0]
+        for place in itertools.product(queues, workflows, PRIORITIES)
     )
     return min((int(due) for due in found if due is not None), default=None)

@@ -11,6 +11,7 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 from holdfast.errors import HoldfastError, StoreRefusedError
 from holdfast.ports import Clock, Threads
 from holdfast.stores.records import (
+    DEFAULT_QUEUE,
     Claimed,
     Definition,
     Member,
@@ -222,6 +223,7 @@ class SqliteStore(Reads):
         worker: str,
         *,
         workflows: Sequence[str],
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         limit: int,
         suspects: int = 1,
         excluded: Sequence[str] = (),
@@ -229,7 +231,8 @@ class SqliteStore(Reads):
         """See `Store`."""
         if not self._owns and not await self._inherit():
             return Claimed()
-        asked = (tuple(workflows), suspects, json.dumps(excluded))
+        names = (tuple(dict.fromkeys(queues)), tuple(dict.fromkeys(workflows)))
+        asked = (*names, suspects, json.dumps(excluded))
         due = await self._on_reader(self._due.look, self._clock, asked, limit)
         runs = await self._on_writer(self._hold, due, worker) if due else []
         return Claimed(runs, self._due.next_at_ms)

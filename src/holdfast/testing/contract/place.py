@@ -7,6 +7,7 @@ import msgspec
 
 from holdfast.stores.base import Store
 from holdfast.stores.records import (
+    DEFAULT_QUEUE,
     Append,
     Applied,
     LeaseTimes,
@@ -146,20 +147,26 @@ async def claim(
     store: Store,
     *workflows: str,
     worker: str = ME,
+    queues: Sequence[str] = (DEFAULT_QUEUE,),
     limit: int = 100,
     suspects: int = 1,
     excluded: Sequence[str] = (),
 ) -> list[str]:
     """Ids of what a claim holds, in its order."""
     claimed = await store.claim(
-        worker, workflows=workflows or ("order",), limit=limit, suspects=suspects, excluded=excluded
+        worker,
+        workflows=workflows or ("order",),
+        queues=queues,
+        limit=limit,
+        suspects=suspects,
+        excluded=excluded,
     )
     return [run.id for run in claimed.runs]
 
 
-async def next_due_at_ms(store: Store) -> int | None:
+async def next_due_at_ms(store: Store, *, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> int | None:
     """What a claim that finds nothing says of the time to come."""
-    claimed = await store.claim(ME, workflows=["order"], limit=100)
+    claimed = await store.claim(ME, workflows=["order"], queues=queues, limit=100)
     assert list(claimed.runs) == []
     return claimed.next_due_at_ms
 

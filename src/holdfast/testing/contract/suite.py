@@ -10,6 +10,7 @@ from holdfast.testing.contract.leases import Leases, Reaping
 from holdfast.testing.contract.messages import Messages
 from holdfast.testing.contract.new_runs import NewRuns
 from holdfast.testing.contract.owning import Owning
+from holdfast.testing.contract.queues import Queues
 from holdfast.testing.contract.reads import Reads
 from holdfast.testing.contract.recovery import Recovery
 from holdfast.testing.contract.removal import Removal
@@ -30,6 +31,7 @@ class StoreContract(
     Groups,
     Messages,
     NewRuns,
+    Queues,
     Reads,
     Recovery,
     Removal,

@@ -6,6 +6,7 @@ from holdfast.ports import Clock
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.memory_rows import Row
 from holdfast.stores.records import (
+    DEFAULT_QUEUE,
     Append,
     Applied,
     Claimed,
@@ -76,13 +77,14 @@ class Database(MemoryStore):
         worker: str,
         *,
         workflows: Sequence[str],
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         limit: int,
         suspects: int = 1,
         excluded: Sequence[str] = (),
     ) -> Claimed:
         """See `Store`."""
         claimed = await super().claim(
-            worker, workflows=workflows, limit=limit, suspects=suspects, excluded=excluded
+            worker, workflows=workflows, queues=queues, limit=limit, suspects=suspects, excluded=excluded
         )
         self.look(False)  # noqa: FBT003 - as above
         return claimed

@@ -7,7 +7,17 @@ from typing import Any, Protocol, TypeVar
 
 from holdfast.errors import HoldfastError, StoreUnavailableError
 from holdfast.stores.base import Renewals
-from holdfast.stores.records import Append, Applied, Claimed, Member, Message, NewRun, Outcome, RunRecord
+from holdfast.stores.records import (
+    DEFAULT_QUEUE,
+    Append,
+    Applied,
+    Claimed,
+    Member,
+    Message,
+    NewRun,
+    Outcome,
+    RunRecord,
+)
 from holdfast.testing.faults import Ask, Fault, FaultyStore
 from holdfast.testing.simulator.checks import Checks
 from holdfast.testing.simulator.database import Database
@@ -118,6 +128,7 @@ class Line(FaultyStore):
         worker: str,
         *,
         workflows: Sequence[str],
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
         limit: int,
         suspects: int = 1,
         excluded: Sequence[str] = (),
@@ -126,7 +137,7 @@ class Line(FaultyStore):
         if not self._process.is_worker:
             return Claimed()
         return await super().claim(
-            worker, workflows=workflows, limit=limit, suspects=suspects, excluded=excluded
+            worker, workflows=workflows, queues=queues, limit=limit, suspects=suspects, excluded=excluded
         )
 
     async def claim_one(self, worker: str, run_id: str) -> RunRecord | None:
