@@ -9,6 +9,8 @@ import pytest
 from holdfast import AsyncEngine, AsyncHandle, Edge, Flow, Retry, Sleep, Step, WaitSignal, Workflow, task
 from holdfast.core.entries import Paused, Unpaused
 from holdfast.errors import BranchNotFoundError, RunNotFoundError, RunStateError, TaskError
+from holdfast.runtime.controls import Controls
+from holdfast.stores.records import RunRecord
 from tests.semantics.flows import DAY_MS, HOUR_MS, Calls, Gate, keep, line, parallel
 from tests.semantics.places import (
     PATIENCE_S,
@@ -534,6 +536,33 @@ async def test_a_pause_outlives_its_engine(place: Place) -> None:
         await handle.unpause()
         assert await handle.result(PATIENCE_S) == 1
     assert len(gate.calls) == 1
+
+
+@pytest.mark.embedded
+async def test_an_unpause_that_is_heard_at_once_is_no_error(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run may be over before whoever has sent it looks again."""
+    gate, work = Gate(), Calls()
+    flow = Flow("order").then(gate.task).then(work.task)
+    async with place.engine(flow) as engine:
+        handle = await engine.start(flow, 1)
+        await gate.until_called()
+        await handle.pause()
+        await until_recorded(handle, "Paused")
+        looks: list[str] = []
+
+        async def late(controls: Controls, run_id: str) -> RunRecord:
+            looks.append(run_id)
+            if len(looks) > 1:
+                gate.open()
+                await until_status(handle, "completed")
+            return await find(controls, run_id)
+
+        find = Controls._find
+        monkeypatch.setattr(Controls, "_find", late)
+        await handle.unpause()
+        assert (len(looks), work.calls) == (2, [1])
 
 
 async def test_nothing_starts_after_a_pause_was_acknowledged(place: Place) -> None:

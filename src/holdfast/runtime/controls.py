@@ -75,8 +75,9 @@ class Controls:
         while True:
             record = await self._find(run_id)
             if record.status in ENDED:
-                if record.status == "cancelled" and isinstance(wanted, RunCancelled):
-                    return
+                is_cancel = isinstance(wanted, RunCancelled)
+                if record.status == "cancelled" if is_cancel else sent is not None:
+                    return  # what was sent was heard before the end
                 raise _ended(record, KINDS[type(wanted)])
             if record.worker is None:
                 if await self._record(record, wanted, sent):
