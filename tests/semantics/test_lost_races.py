@@ -25,41 +25,32 @@ async def taken_at_once(handle: AsyncHandle) -> list[str]:
     return [e.key for e in recorded[:closed] if isinstance(e, OperationCompleted) and e.kind == "wait_signal"]
 
 
-async def test_of_two_signals_that_are_there_a_race_takes_one(place: Place) -> None:
-    """The other is there for whoever waits for it next, as if nobody had received it."""
+@pytest.mark.parametrize(
+    ("raced", "after", "sent", "given"),
+    [
+        ("ab", "b", "ba", ["a1", "b0"]),
+        ("aa", "aa", "aaa", ["a0", "a1", "a2"]),  # row 28: first in first out
+    ],
+)
+async def test_of_the_signals_that_are_there_a_race_takes_one(
+    place: Place, raced: str, after: str, sent: str, given: list[str]
+) -> None:
+    """The others are there for whoever waits for them next, in their order, as if nobody had received them."""
     gate = Gate()
 
     @workflow
     async def order(ctx: Context) -> list[str]:
         await ctx.step(gate.task, 1)
-        first = await ctx.race(ctx.wait_signal("a"), ctx.wait_signal("b"))
-        return [first, await ctx.wait_signal("b", timeout="10s")]
+        first = await ctx.race(*[ctx.wait_signal(name) for name in raced])
+        return [first, *[await ctx.wait_signal(name, timeout="10s") for name in after]]
 
     async with place.engine(order) as engine:
         handle = await engine.start(order)
         await gate.until_called()
-        await send(handle, "b", "a")
+        await send(handle, *sent)
         gate.open()
-        assert await handle.result(PATIENCE_S) == ["a1", "b0"]
+        assert await handle.result(PATIENCE_S) == given
         assert (await handle.status()).undelivered == []
-
-
-async def test_signals_of_one_name_stay_in_their_order(place: Place) -> None:
-    """Row 28: first in first out, also where two waits of one race have received the first two."""
-    gate = Gate()
-
-    @workflow
-    async def order(ctx: Context) -> list[str]:
-        await ctx.step(gate.task, 1)
-        first = await ctx.race(ctx.wait_signal("a"), ctx.wait_signal("a"))
-        return [first, await ctx.wait_signal("a", timeout="10s"), await ctx.wait_signal("a", timeout="10s")]
-
-    async with place.engine(order) as engine:
-        handle = await engine.start(order)
-        await gate.until_called()
-        await send(handle, "a", "a", "a")
-        gate.open()
-        assert await handle.result(PATIENCE_S) == ["a0", "a1", "a2"]
 
 
 async def test_a_signal_that_nobody_waits_for_any_more_is_undelivered(place: Place) -> None:
@@ -133,7 +124,7 @@ async def waits_for(handle: AsyncHandle, key: str) -> bool:
     return any(isinstance(entry, OperationBegun) and entry.key == key for entry in await entries(handle))
 
 
-async def test_so_do_parts_of_parts_and_of_a_gather_that_fails(place: Place) -> None:
+async def test_parts_of_parts_and_of_a_gather_that_fails_give_back_too(place: Place) -> None:
     gate = Gate()
 
     async def refuse(_: int) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import typer
 
@@ -56,32 +56,28 @@ def worker(
     url = durable_url(db)
     stdout = reserve_stdout() if as_json else None
     workflows = load_workflows(modules)
-    options: Options = {
-        "workflows": workflows,
-        "concurrency": concurrency,
-        "queues": queue or [DEFAULT_QUEUE],
-        "lease": lease,
-    }
-    number = asyncio.run(_work(url, options, stdout))
+    queues = queue or [DEFAULT_QUEUE]
+    number = asyncio.run(_work(url, workflows, stdout, concurrency=concurrency, queues=queues, lease=lease))
     if stdout is not None:
         stdout.print_document({"event": "stopped", "signal": number.name})
     else:
         note(f"stopped by {number.name}; unfinished runs are given back")
 
 
-class Options(TypedDict):
-    """Of the engine."""
-
-    workflows: Sequence[Definable]
-    concurrency: int
-    queues: Sequence[str]
-    lease: str
-
-
-async def _work(url: str, options: Options, stdout: Reserved | None) -> signal.Signals:
-    async with AsyncEngine(url, worker=True, **options):
+async def _work(
+    url: str,
+    workflows: Sequence[Definable],
+    stdout: Reserved | None,
+    *,
+    concurrency: int,
+    queues: Sequence[str],
+    lease: str,
+) -> signal.Signals:
+    async with AsyncEngine(
+        url, workflows=workflows, worker=True, concurrency=concurrency, queues=queues, lease=lease
+    ):
         async with until_stopped() as stop:
-            _tell_ready(without_password(url), sorted(each.name for each in options["workflows"]), stdout)
+            _tell_ready(without_password(url), sorted(each.name for each in workflows), stdout)
             await asyncio.Event().wait()
         return stop.signal or signal.SIGTERM
 

@@ -77,9 +77,10 @@ class Bodies:
     def note(self, entries: Sequence[Entry], append: Append) -> None:
         """These are committed; the bodies are told when the run may go on."""
         self._fresh += [entry for entry in entries if isinstance(entry, Operated)]
-        inserted = {child.id for child in append.children}
-        for place in [place for place, child in self.children.items() if child.id in inserted]:
-            del self.children[place]
+        if append.children:
+            inserted = {child.id for child in append.children}
+            for place in [place for place, child in self.children.items() if child.id in inserted]:
+                del self.children[place]
 
     def tell(self) -> None:
         """Tell the bodies what was committed."""

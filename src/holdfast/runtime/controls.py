@@ -75,9 +75,10 @@ class Controls:
         while True:
             record = await self._find(run_id)
             if record.status in ENDED:
-                is_cancel = isinstance(wanted, RunCancelled)
-                if record.status == "cancelled" if is_cancel else sent is not None:
-                    return  # what was sent was heard before the end
+                # What was sent was heard before the end; a cancel, by whomever, is the end.
+                was_heard = sent is not None and not isinstance(wanted, RunCancelled)
+                if was_heard or (record.status == "cancelled" and isinstance(wanted, RunCancelled)):
+                    return
                 raise _ended(record, KINDS[type(wanted)])
             if record.worker is None:
                 if await self._record(record, wanted, sent):

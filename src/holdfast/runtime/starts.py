@@ -193,6 +193,7 @@ def child_of(
     payload: bytes,
     *,
     detach: bool,
+    queue: str | None,
 ) -> NewRun:
     """A run that another one starts, with an id made of that one's, the operation, and where its journal is."""
     parts = (record.key, record.id, record.incarnation, *msgspec.structs.astuple(awaited), position)
@@ -200,11 +201,11 @@ def child_of(
     room = NAME_MAX_BYTES - len(digest) - 1
     readable = f"{record.id}/{awaited.key}".encode()[:room].decode("utf-8", "ignore")
     new = Start(f"{readable}-{digest}", workflow, payload).new_run(None)
+    new = msgspec.structs.replace(new, queue=record.queue if queue is None else queue)
     if detach:
-        return msgspec.structs.replace(new, queue=record.queue)
+        return new
     return msgspec.structs.replace(
         new,
-        queue=record.queue,
         parent_key=record.key,
         parent_incarnation=record.incarnation,
         parent_step=encode_awaited(awaited),

@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import msgspec
-
 from holdfast.codecs import json as codec
 from holdfast.core.children import Awaited
 from holdfast.core.effects import StartAttempt
@@ -127,12 +125,10 @@ class Worker:
             lambda: resolve(self._store, self._bound, target), what="starting a child"
         )
         payload = encode_input(workflow, self._bound.get(workflow.name), value)
-        new = child_of(record, awaited, position, workflow, payload, detach=detach)
-        if queue is None:
-            return new
-        if self.is_alone and queue not in self._queues:
-            self._queues.append(queue)
-        return msgspec.structs.replace(new, queue=queue)
+        new = child_of(record, awaited, position, workflow, payload, detach=detach, queue=queue)
+        if self.is_alone and new.queue not in self._queues:
+            self._queues.append(new.queue)
+        return new
 
     def encode_input(self, workflow: str, value: object) -> bytes:
         """See `Host`."""

@@ -111,6 +111,7 @@ class MemoryStore(MemoryTables):
     def commit_now(self, group: Sequence[Member]) -> list[Outcome] | None:
         """See `Store`."""
         at_ms = self.now_ms()
+        # No comprehension: it would be one more call for groups of one, which most are.
         outcomes: list[Outcome] = []
         for member in group:
             if type(member) is Append:

@@ -123,12 +123,7 @@ class Queues(Tests):
             assert await claim(store, queues=["mail", "bulk"]) == ["bulk"]
 
     async def test_a_suspect_of_another_queue_does_not_count(self, place: Place, clock: VirtualClock) -> None:
-        async with place.opened() as store:
-            await insert(store, "a", queue="bulk")
-            await insert(store, "b")
-        await let_die(place, "a", times=SUSPECT_AT)
-        clock.advance(1)
-        await let_die(place, "b", times=SUSPECT_AT)
+        await two_suspects(place, clock)
         async with place.opened() as store:
             worker = await named(store, "next")
             assert await claim(store, worker=worker) == ["b"]
@@ -138,12 +133,7 @@ class Queues(Tests):
     async def test_one_suspect_at_most_is_claimed_from_all_queues_together(
         self, place: Place, clock: VirtualClock
     ) -> None:
-        async with place.opened() as store:
-            await insert(store, "a", queue="bulk")
-            await insert(store, "b")
-        await let_die(place, "a", times=SUSPECT_AT)
-        clock.advance(1)
-        await let_die(place, "b", times=SUSPECT_AT)
+        await two_suspects(place, clock)
         async with place.opened() as store:
             worker = await named(store, "next")
             assert await claim(store, worker=worker, queues=BOTH, suspects=0) == []
@@ -158,3 +148,13 @@ class Queues(Tests):
             assert held is not None
             assert (held.worker, held.queue, held.epoch) == (ME, "bulk", 1)
             assert await claim(store, queues=["bulk"]) == []
+
+
+async def two_suspects(place: Place, clock: VirtualClock) -> None:
+    """One of queue `bulk`, and a later one of the default queue."""
+    async with place.opened() as store:
+        await insert(store, "a", queue="bulk")
+        await insert(store, "b")
+    await let_die(place, "a", times=SUSPECT_AT)
+    clock.advance(1)
+    await let_die(place, "b", times=SUSPECT_AT)

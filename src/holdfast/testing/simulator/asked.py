@@ -169,8 +169,8 @@ class Asking:
         """Whether it is a wait for a signal, and its thread of control has asked for nothing after it."""
         later = [mine[key] for key in lost if mine[key].position > wait.position]
         asking = [each.key for each in later if each.kind not in {"scopes", "patch"}]
-        mine_is = _thread(wait.key)
-        return wait.kind == "wait_signal" and not any(_are_one(mine_is, _thread(key)) for key in asking)
+        thread = _thread(wait.key)
+        return wait.kind == "wait_signal" and not any(_are_one(thread, _thread(key)) for key in asking)
 
     def _forget(self, branch: str, key: str) -> None:
         """What came after it, in its own thread of control, in those that this opened, and around it."""
