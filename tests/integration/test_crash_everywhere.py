@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from holdfast import Flow, Retry, get_task_context, task
-from holdfast.core.entries import Entry
-from holdfast.core.header import Header
 from holdfast.errors import RunWaitingError, UsageError
 from holdfast.runtime.driver import Driver
+from holdfast.runtime.sending import Sent
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.records import Append, Applied, Outcome
 from holdfast.testing import CrashReport, Repeat, acrash_everywhere, crash_everywhere
@@ -221,8 +220,8 @@ async def test_inside_a_loop_it_is_awaited() -> None:
 def test_an_engine_that_acts_before_it_has_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     real: Callable[..., None] = Driver._submit
 
-    def act_first(driver: Driver, entries: list[Entry], header: Header, *rest: object) -> None:
-        real(driver, entries, header, *rest)
+    def act_first(driver: Driver, sent: Sent) -> None:
+        real(driver, sent)
         driver._committed(Applied(0, driver.record.key))
 
     monkeypatch.setattr(Driver, "_submit", act_first)

@@ -7,7 +7,7 @@ That it finds nothing where nothing is planted is what `test_function_crashes` s
 
 import inspect
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -28,8 +28,9 @@ from holdfast.runtime.driver import Driver
 from holdfast.runtime.durable import Context
 from holdfast.runtime.inbox import OUTCOME
 from holdfast.runtime.scopes import Scope, current_scope
+from holdfast.runtime.sending import Sent
 from holdfast.stores.memory import MemoryStore
-from holdfast.stores.records import ENDED, Append, Message, NewRun
+from holdfast.stores.records import ENDED, Append, Applied, Message, NewRun
 from tests.integration.functions import EXAMPLES
 from tests.integration.test_function_crashes import check, crashed
 
@@ -139,14 +140,14 @@ def test_a_budget_that_begins_anew_with_a_crash_is_caught(monkeypatch: Patch) ->
 
 def test_consuming_a_signal_in_the_commit_after_its_own_is_caught(monkeypatch: Patch) -> None:
     """A crash between the two, and who waits next gets it once more."""
-    real = Driver._submit
+    real = Driver._send
     late: dict[int, tuple[int, ...]] = {}
 
-    def submit(
+    def send(
         driver: Driver,
-        entries: list[Entry],
+        entries: Sequence[Entry],
         header: Header,
-        events: list[Event],
+        events: Sequence[Event],
         consumed: tuple[int, ...] = (),
     ) -> None:
         owed = late.pop(driver.record.key, ())
@@ -155,7 +156,7 @@ def test_consuming_a_signal_in_the_commit_after_its_own_is_caught(monkeypatch: P
         driver._inbox.update(tuple(signals), ())
         real(driver, entries, header, events, (*owed, *(seq for seq in consumed if seq not in signals)))
 
-    monkeypatch.setattr(Driver, "_submit", submit)
+    monkeypatch.setattr(Driver, "_send", send)
     assert_caught("approval", r"the run ended with \('completed', \[1, 1,")
 
 
@@ -232,10 +233,10 @@ def test_an_outcome_that_is_sent_after_the_childs_end_is_caught(monkeypatch: Pat
         kept = tuple(message for message in append.messages if message not in late)
         return msgspec.structs.replace(append, messages=kept)
 
-    def applied(driver: Driver, append: Append, *rest: Any) -> None:
-        for message in later.pop(append.key, ()):
+    def applied(driver: Driver, sent: Sent, outcome: Applied) -> None:
+        for message in later.pop(sent.append.key, ()):
             driver._host.group.submit(message, lambda _outcome: driver._host.nudge())
-        real_applied(driver, append, *rest)
+        real_applied(driver, sent, outcome)
 
     monkeypatch.setattr(relatives, "with_relatives", send_later)
     monkeypatch.setattr(Driver, "_applied", applied)

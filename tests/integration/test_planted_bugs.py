@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from holdfast.core import evolve as core_evolve
-from holdfast.core.entries import Entry, RetryScheduled
-from holdfast.core.events import Event
-from holdfast.core.header import Header
+from holdfast.core.entries import RetryScheduled
 from holdfast.core.run import Run
 from holdfast.errors import HoldfastError
 from holdfast.runtime.driver import Driver
+from holdfast.runtime.sending import Sent
 from holdfast.stores import group_commit
 from holdfast.stores.group_commit import GroupCommit
 from holdfast.stores.records import Append, Applied, Member, Outcome
@@ -35,16 +34,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_acting_before_the_commit_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The entries are applied and acted upon at once, and written later."""
-    real: Callable[[Driver, list[Entry], Header, list[Event], tuple[int, ...]], None] = Driver._submit
+    real: Callable[[Driver, Sent], None] = Driver._submit
 
-    def act_first(
-        driver: Driver,
-        entries: list[Entry],
-        header: Header,
-        events: list[Event],
-        consumed: tuple[int, ...] = (),
-    ) -> None:
-        real(driver, entries, header, events, consumed)
+    def act_first(driver: Driver, sent: Sent) -> None:
+        real(driver, sent)
         driver._committed(Applied(0, driver.record.key))
 
     monkeypatch.setattr(Driver, "_submit", act_first)

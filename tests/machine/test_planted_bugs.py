@@ -10,11 +10,10 @@ from hypothesis.stateful import run_state_machine_as_test
 from holdfast.core import evolve as evolving
 from holdfast.core.effects import Effect, StartAttempt
 from holdfast.core.entries import Entry, Paused, StepCompleted, Unpaused
-from holdfast.core.events import Event
-from holdfast.core.header import Header
 from holdfast.core.run import Run
 from holdfast.runtime import driver as driving
 from holdfast.runtime.driver import Driver
+from holdfast.runtime.sending import Sent
 from holdfast.runtime.timers import Timers
 from holdfast.stores import group_commit
 from holdfast.stores.memory import MemoryStore
@@ -33,15 +32,13 @@ def consume_before_commit(patch: pytest.MonkeyPatch) -> None:
     """A signal is taken out of the inbox before the transaction that says who received it."""
     right = Driver._submit
 
-    def submit(
-        driver: Driver, entries: list[Entry], header: Header, events: list[Event], consumed: Seqs = ()
-    ) -> None:
+    def submit(driver: Driver, sent: Sent) -> None:
         watched = driver._host.group._store
         assert isinstance(watched, WatchedStore)
         row = watched._inner._rows.get(driver.record.key)
         if row is not None:
-            row.inbox = [message for message in row.inbox if message.seq not in consumed]
-        right(driver, entries, header, events, consumed)
+            row.inbox = [message for message in row.inbox if message.seq not in sent.append.consumed]
+        right(driver, sent)
 
     patch.setattr(Driver, "_submit", submit)
 

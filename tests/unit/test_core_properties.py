@@ -252,6 +252,13 @@ def forgets_open(run: Run, entry: StepCompleted) -> None:
     run.open -= len(entry.arrivals) > 1
 
 
+def leads_on_without_value(run: Run, entry: StepCompleted, at_ms: int) -> Arrival:
+    value = run.branches[entry.branch].value
+    arrival = RIGHT_STRAIGHT_ON(run, entry, at_ms)
+    run.branches[entry.branch].value = value
+    return arrival
+
+
 def forgets_stamp(run: Run, entry: RetryScheduled) -> None:
     if entry.branch in run.timers:
         run.branches[entry.branch].due_at_ms = run.timers[entry.branch] = entry.delay_ms
@@ -380,6 +387,7 @@ def retries_without_a_bound(run: Run, _entry: RunReopened) -> None:
 
 RIGHT_TIMER, RIGHT_SIGNAL, RIGHT_DEADLINE = waits.timer_fired, waits.signal_arrived, waits.deadline_passed
 RIGHT_DECIDE = deciding.decide
+RIGHT_STRAIGHT_ON = evolving.go_straight_on
 CALLS = itertools.count()
 BUGS: dict[str, Plant] = {
     "every visit is the first": in_decide(
@@ -415,8 +423,10 @@ BUGS: dict[str, Plant] = {
     "nobody waits at a join": instead_of(edges, "_someone_waits", lambda *_: True),
     "the stale counts": instead_of(turns.Turn, "current", accepts_the_stale),
     "the stale counts on the short way": instead_of(
-        steps, "straight_on", lambda *_: [StepCompleted("main", "t1", 1, 1, INPUT, ())]
+        steps, "straight_on", lambda *_: StepCompleted("main", "t1", 1, 1, INPUT, ())
     ),
+    "the short way is for all": instead_of(steps, "is_plain", lambda *_: True),
+    "the short way forgets the output": instead_of(evolving, "go_straight_on", leads_on_without_value),
     "a journal has no bound": instead_of(deciding, "decide", goes_on_without_end),
     "deciding changes the run": in_decide(changes_the_run),
     "a retry does not count its budget": after(RetryScheduled, forgets_budget),

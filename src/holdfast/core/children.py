@@ -3,6 +3,8 @@
 All of it goes into the transaction of the entries that it follows from.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from holdfast.core.entries import (
@@ -42,7 +44,7 @@ class ChildOutcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     failure: Failure | None
 
 
-def passed_down(run: Run, after: Run, entries: list[Entry]) -> list[tuple[Child, Control]]:
+def passed_down(run: Run, after: Run, entries: Sequence[Entry]) -> list[tuple[Child, Control]]:
     """What `entries` mean to children: they are paused with what waits for them, or cancelled with it.
 
     Args:
@@ -68,7 +70,7 @@ def passed_down(run: Run, after: Run, entries: list[Entry]) -> list[tuple[Child,
     return asked
 
 
-def started(after: Run, entries: list[Entry]) -> list[str]:
+def started(after: Run, entries: Sequence[Entry]) -> list[str]:
     """Places of the children that start with `entries`: asked for in them, and still wanted after them."""
     begun = [entry for entry in entries if isinstance(entry, OperationBegun) and entry.child is not None]
     places = [place_of(entry.branch, entry.key) for entry in begun]

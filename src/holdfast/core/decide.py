@@ -46,9 +46,9 @@ def decide(workflow: Workflow, run: Run, events: Sequence[Event]) -> list[Entry]
     Returns:
         Entries to append together, in order.
     """
-    if len(events) == 1 and type(events[0]) is AttemptSucceeded:
-        # Most decisions by far. A property test holds the shortcut equal to the long way.
-        entries = steps.straight_on(workflow, run, events[0])
+    if len(events) == 1 and type(event := events[0]) is AttemptSucceeded:
+        # Most runs end so. A property test holds the shortcut equal to the long way.
+        entries = steps.last_step(workflow, run, event)
         if entries is not None:
             return entries
     turn = Turn(workflow, run)

@@ -6,7 +6,7 @@ applied to a copy at a stamp that stands for itself: due times at or above it ar
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -68,7 +68,7 @@ _FIRST_STEP = Header("running", 0)
 _COMPLETED = Header("completed", completes=True)
 
 
-def header_after(run: Run, entries: list[Entry]) -> Header:
+def header_after(run: Run, entries: Sequence[Entry]) -> Header:
     """The header of `run` once `entries` are applied to it."""
     often = _often(run, entries)
     if often is not None:
@@ -86,7 +86,7 @@ def header_after(run: Run, entries: list[Entry]) -> Header:
     return Header(after.status, absolute, relative, completes, times_out)
 
 
-def run_after(run: Run, entries: list[Entry]) -> Run:
+def run_after(run: Run, entries: Sequence[Entry]) -> Run:
     """A copy of `run` with `entries` applied at a stamp that stands for itself; itself where there are none."""
     if not entries:
         return run
@@ -102,8 +102,8 @@ def _times_out(entry: Entry) -> bool:
     )
 
 
-def _often(run: Run, entries: list[Entry]) -> Header | None:
-    """Most commits by far: a branch goes on, the only one ends, or a run starts."""
+def _often(run: Run, entries: Sequence[Entry]) -> Header | None:
+    """Most commits by far: a branch goes on, the only one ends, a run starts, or a body operates."""
     if not entries:
         return None
     first = entries[0]
@@ -119,7 +119,7 @@ def _often(run: Run, entries: list[Entry]) -> Header | None:
     return None
 
 
-def _operating(run: Run, entries: list[Entry]) -> Header | None:
+def _operating(run: Run, entries: Sequence[Entry]) -> Header | None:
     """Whoever makes an attempt goes on with what operations gave, or asks for the next ones."""
     completes = False
     for entry in entries:
@@ -133,7 +133,7 @@ def _is_task(arrivals: tuple[Arrival, ...]) -> bool:
     return len(arrivals) == 1 and arrivals[0].kind == "task"
 
 
-def _copied(run: Run, entries: list[Entry]) -> Run:
+def _copied(run: Run, entries: Sequence[Entry]) -> Run:
     """A copy that `entries` can be applied to; branches that none of them concerns are shared."""
     after = copy.copy(run)
     after.branches = dict(run.branches)
@@ -150,7 +150,7 @@ def _copied(run: Run, entries: list[Entry]) -> Run:
     return after
 
 
-def _copy_operations(branch: Branch, entries: list[Entry]) -> None:
+def _copy_operations(branch: Branch, entries: Sequence[Entry]) -> None:
     """Only those that an entry names can change, and by what is more than that those that are not done."""
     branch.operations = dict(branch.operations)
     named = {each.key for each in entries if isinstance(each, Operated) and not isinstance(each, StepSuspended)}
@@ -162,7 +162,7 @@ def _copy_operations(branch: Branch, entries: list[Entry]) -> None:
         operation.budgets = dict(operation.budgets)
 
 
-def _concerned(run: Run, entries: list[Entry]) -> Iterable[str]:
+def _concerned(run: Run, entries: Sequence[Entry]) -> Iterable[str]:
     names: set[str] = set()
     for entry in entries:
         if isinstance(entry, RetryScheduled | Operated):

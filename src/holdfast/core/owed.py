@@ -1,6 +1,6 @@
 """What must happen next: effects that follow from the state alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from holdfast.core.clocks import pending
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
@@ -103,14 +103,8 @@ def owed_by(run: Run, branch: Branch) -> Effect | None:
     return ArmTimer(branch.id, due_at_ms, TimerFired(branch.id, at.step, at.visit, due_at_ms))
 
 
-def owed_after(run: Run, entries: list[Entry]) -> list[Effect]:
+def owed_after(run: Run, entries: Sequence[Entry]) -> list[Effect]:
     """What `entries`, applied just now, have made possible; after rare ones, all that is owed."""
-    if len(entries) == 1 and run.pause is None and not run.paused:
-        entry = entries[0]
-        if type(entry) is StepCompleted and len(entry.arrivals) == 1:
-            at = entry.arrivals[0]
-            if at.kind == "task":
-                return [StartAttempt(at.branch, at.step, at.visit, 1)]
     moved: list[str] = []
     timed: list[str] = []
     for entry in entries:

@@ -10,6 +10,7 @@ run over    --(CompletionRefused)--> unchanged, the event is stale
 from holdfast.core.edges import arrive, leave_by
 from holdfast.core.entries import Arrival, Entry, RunCompleted, RunStarted, StepCompleted
 from holdfast.core.events import AttemptSucceeded, CompletionRefused, StartRequested
+from holdfast.core.evolve import is_plain
 from holdfast.core.run import MAIN, Branch, Run
 from holdfast.core.turn import JOURNAL_ENTRIES_MAX, Turn
 from holdfast.definition.workflow import NO_SEQUEL, Workflow
@@ -36,29 +37,35 @@ def completion_refused(turn: Turn, event: CompletionRefused) -> None:
         turn.fail("", None, 0, event.failure)
 
 
-def straight_on(workflow: Workflow, run: Run, event: AttemptSucceeded) -> list[Entry] | None:
-    """The entries of a step that leads its branch straight to another task step, or ends a run of one branch.
+def straight_on(workflow: Workflow, run: Run, event: AttemptSucceeded) -> StepCompleted | None:
+    """The entry of a step that leads its branch straight to another task: the short way of most decisions.
 
     Returns:
-        None where more than that is to be decided, or the event may be stale: then `attempt_succeeded` does it.
+        None where there is more to decide, or the event may be stale: then `attempt_succeeded` does it.
     """
+    name, step = event.branch, event.step
+    branch, sequel = run.branches.get(name), workflow.sequels.get(step)
+    if branch is None or not sequel or run.position >= JOURNAL_ENTRIES_MAX or not is_plain(run, branch):
+        return None
+    at, visit = branch.at, event.visit
+    if at is None or at.step != step or at.visit != visit or event.attempt != 1 or event.sets:
+        return None
+    arrivals = (Arrival(name, sequel, branch.visits.get(sequel, 0) + 1),)
+    return StepCompleted(name, step, visit, 1, event.output, arrivals)
+
+
+def last_step(workflow: Workflow, run: Run, event: AttemptSucceeded) -> list[Entry] | None:
+    """The entries of a step that ends a run of one branch, the same way."""
     branch = run.branches.get(event.branch)
-    sequel = workflow.sequels.get(event.step)
-    if branch is None or sequel is None or run.position >= JOURNAL_ENTRIES_MAX:
+    if branch is None or workflow.sequels.get(event.step) != NO_SEQUEL or run.position >= JOURNAL_ENTRIES_MAX:
         return None
-    at, attempt = branch.at, event.attempt
-    if at is None or branch.status != "active" or branch.attempt != attempt or at.visit != event.visit:
+    at = branch.at
+    if run.open != 1 or branch.status != "active" or at is None or branch.attempt != event.attempt:
         return None
-    name, step = branch.id, at.step
-    if step != event.step:
+    if at.step != event.step or at.visit != event.visit:
         return None
-    if sequel != NO_SEQUEL:
-        arrivals = (Arrival(name, sequel, branch.visits.get(sequel, 0) + 1),)
-        return [StepCompleted(name, step, at.visit, attempt, event.output, arrivals, event.sets)]
-    if run.open == 1:
-        done = StepCompleted(name, step, at.visit, attempt, event.output, (), event.sets)
-        return [done, RunCompleted(name)]
-    return None
+    done = StepCompleted(branch.id, at.step, at.visit, event.attempt, event.output, (), event.sets)
+    return [done, RunCompleted(branch.id)]
 
 
 def attempt_succeeded(turn: Turn, event: AttemptSucceeded) -> None:

@@ -59,13 +59,13 @@ class Attempts:
         try:
             if step.timeout_ms is not None:
                 result = await self._call_in_time(step, value, step.timeout_ms)
+                output = codec.encode(result) if step.importable is None else result
             elif step.is_async:
-                result = await step.invoke(value)
+                output = codec.encode(await step.invoke(value))
             elif step.importable is None:
-                result = await self._call_in_thread(partial(step.invoke, value))
+                output = codec.encode(await self._call_in_thread(partial(step.invoke, value)))
             else:
-                result = await self._call_in_process(step, value)
-            output = codec.encode(result) if step.importable is None else result
+                output = await self._call_in_process(step, value)
         except _TimedOutError:
             return self._failed(effect, failures.timed_out(step.name, (step.timeout_ms or 0) / 1_000))
         except _FailedElsewhereError as error:

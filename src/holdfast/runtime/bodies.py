@@ -62,7 +62,7 @@ class Bodies:
         branch = driver.run.branches[effect.branch]
         surroundings = Surroundings(driver, self._host, self._facts, self._reports, self.children)
         body = self._live[effect.branch] = Body(surroundings, effect)
-        context = TaskContext(self._facts, effect, _heartbeat=branch.heartbeat)
+        context = TaskContext(self._facts, effect, branch.heartbeat)
         CURRENT.set(context)
         try:
             event = await body.run(Context(context, body), step, branch.value)

@@ -55,6 +55,7 @@ class Branches:
         self._host = host
         self._facts = facts
         self._loop = asyncio.get_running_loop()
+        # Of branches whose outcome is on its way: who waits for the answer, or None who is about to.
         self._replies: dict[str, asyncio.Future[StartAttempt | None] | None] = {}
         self._answer: StartAttempt | None = None
         self.live: dict[str, asyncio.Task[None]] = {}
@@ -75,17 +76,25 @@ class Branches:
 
     def begin(self, effect: StartAttempt) -> None:
         """Make an attempt in the task that waits for its commit, or in a new one."""
-        if effect.branch in self._replies:
-            self._reply(effect.branch, effect)
-        else:
-            self.live[effect.branch] = self._host.spawn(self._drive(effect))
+        branch = effect.branch
+        if branch not in self._replies:
+            self.live[branch] = self._host.spawn(self._drive(effect))
             self._driver.note_slot()
+            return
+        future = self._replies.pop(branch)
+        if future is None:
+            self._answer = effect
+        elif not future.done():
+            future.set_result(effect)
 
     def end(self, branches: Iterable[str]) -> None:
         """Those of them that wait for their commit owe nothing more."""
         for branch in branches:
             if branch in self._replies:
-                self._reply(branch, None)
+                del self.live[branch]
+                future = self._replies.pop(branch)
+                if future is not None and not future.done():
+                    future.set_result(None)
 
     def cancel(self) -> None:
         """Cancel all of them, without a trace."""
@@ -134,36 +143,28 @@ class Branches:
                 answer = self._report(*ended)
             else:
                 branch = branches[effect.branch]
-                CURRENT.set(TaskContext(facts, effect, _heartbeat=branch.heartbeat))
+                CURRENT.set(TaskContext(facts, effect, branch.heartbeat))
                 answer = self._report(await make(effect, step, branch.value))
-            effect = answer if answer is None or isinstance(answer, StartAttempt) else await answer
+            if answer is not None and not isinstance(answer, StartAttempt):
+                effect = await answer
+                continue
+            effect = answer
             made += 1
             if made % ATTEMPTS_PER_TURN == 0:
-                # Where nothing above had to wait, others in this loop have not had their turn.
+                # Nothing had to wait, so others in this loop have not had their turn.
                 await asyncio.sleep(0)
 
     def _report(self, event: AttemptEnded, before: Sequence[Event] = ()) -> Next:
         """Hand over an outcome, and what comes before it; gives the next attempt, or None, once committed."""
-        if self._driver.is_dropped:
+        driver = self._driver
+        if driver.is_dropped:
             return None  # a body that was told to stop has answered all the same
         branch = event.branch
         self._replies[branch] = self._answer = None
-        if self._reports is None:
-            self._driver.operate([event])
-        else:
-            self._driver.operate([*before, *self._reports.rest(branch), event])
+        reports = self._reports
+        driver.operate((event,) if reports is None else (*before, *reports.rest(branch), event))
         if branch not in self._replies:
             return self._answer  # an instant store has committed it already
         future: asyncio.Future[StartAttempt | None] = self._loop.create_future()
         self._replies[branch] = future
         return future
-
-    def _reply(self, branch: str, effect: StartAttempt | None) -> None:
-        """Answer the task that waits for its commit, or that is about to."""
-        future = self._replies.pop(branch)
-        if effect is None:
-            del self.live[branch]
-        if future is None:
-            self._answer = effect
-        elif not future.done():
-            future.set_result(effect)

@@ -42,11 +42,11 @@ class Hook:
         self._bound = bound
         self.found: Sequence[NewRun] | Failure | None = None
 
-    def is_wanted(self, entries: list[Entry]) -> bool:
+    def is_wanted(self, entries: Sequence[Entry]) -> bool:
         """Whether it is to be asked before these entries are committed."""
         return self.found is None and type(entries[-1]) is RunCompleted
 
-    async def ask(self, run: Run, entries: list[Entry]) -> None:
+    async def ask(self, run: Run, entries: Sequence[Entry]) -> None:
         """Call it, with the output that the run will have after `entries`."""
         # Called from the task of a branch, whose attempt it is no part of.
         CURRENT.set(None)

@@ -55,10 +55,10 @@ class TaskContext(msgspec.Struct, eq=False, gc=False):
     # Made for every attempt and rarely asked: it holds two references, and answers from them.
     _facts: RunFacts
     _at: StartAttempt
+    _heartbeat: bytes | None = None
     _is_stopped: bool = False
     _operation: str = ""
     _operation_attempt: int = 0
-    _heartbeat: bytes | None = None
 
     @property
     def run_id(self) -> str:

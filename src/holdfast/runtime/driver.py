@@ -7,8 +7,8 @@ before its entries are durable, nor while the run has messages that were not rea
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
-from holdfast.codecs.entries import encode_entry
 from holdfast.core.decide import decide
 from holdfast.core.effects import ArmTimer, Effect, StartAttempt
 from holdfast.core.entries import Entry, Failure
@@ -17,41 +17,33 @@ from holdfast.core.events import (
     AttemptSuspended,
     CompletionRefused,
     Event,
-    OperationRequested,
-    OperationSucceeded,
     attempted,
 )
-from holdfast.core.evolve import evolve
+from holdfast.core.evolve import evolve, go_straight_on
 from holdfast.core.header import Header, header_after
 from holdfast.core.owed import may_begin, owed, owed_after, passed
 from holdfast.core.run import OVER, Branch, Run
+from holdfast.core.steps import straight_on
 from holdfast.errors import FormatError
 from holdfast.runtime.bindings import BoundWorkflow
 from holdfast.runtime.bodies import Bodies
 from holdfast.runtime.branches import Branches
 from holdfast.runtime.completion import Hook
 from holdfast.runtime.context import RunFacts
-from holdfast.runtime.failures import refused
+from holdfast.runtime.failures import all_refused
 from holdfast.runtime.host import Host
 from holdfast.runtime.inbox import Inbox, only_control, without_mail
 from holdfast.runtime.limits import LINGER_MS
 from holdfast.runtime.relatives import completed
+from holdfast.runtime.sending import Sent, append_of, straight
 from holdfast.runtime.snapshots import Snapshots
 from holdfast.runtime.timers import Timers
-from holdfast.stores.records import (
-    SUSPECT_AT,
-    Append,
-    Applied,
-    Outcome,
-    Refused,
-    RunRecord,
-    Unread,
-)
+from holdfast.stores.records import SUSPECT_AT, Applied, Outcome, Refused, RunRecord, Unread
 
 LOGGER = logging.getLogger("holdfast.worker")
 _LEAVING = frozenset({*OVER, "blocked"})
-_RECORDING = AttemptSucceeded | OperationSucceeded | OperationRequested
-"""Events whose entries hold what a user's code gave: the store may find that it can never hold that."""
+Entries = Sequence[Entry]
+Events = Sequence[Event]
 
 
 class Driver:
@@ -80,6 +72,7 @@ class Driver:
         "_snapshots",
         "_timers",
         "_told",
+        "_when_committed",
         "bound",
         "is_dropped",
         "is_suspect",
@@ -102,7 +95,9 @@ class Driver:
         self._heard: list[str] = []
         self._told = 0
         self._owes_all = True
-        self._sent: tuple[Append, list[Entry], list[Event]] | None = None
+        self._sent: Sent | None = None
+        # Kept, because each look at a method makes another object.
+        self._when_committed = self._committed
         self._branches = Branches(self, host, self._facts)
         self._hook = None if workflow.on_complete is None else Hook(host, record, bound)
         self._timers = Timers(host, self._fire)
@@ -118,7 +113,7 @@ class Driver:
     @property
     def is_leaving(self) -> bool:
         """Whether the run may have been given back already: the commit that does so is under way."""
-        return self._sent is not None and self._sent[0].worker is None
+        return self._sent is not None and self._sent.append.worker is None
 
     def start(self) -> None:
         """Decide what messages mean, and carry out what is owed; a run with nothing to do is given back."""
@@ -161,92 +156,97 @@ class Driver:
         """See `Driving`."""
         return self._host.is_draining or self.run.holds(branch) or self._host.has_lapsed()
 
-    def operate(self, events: list[Event]) -> None:
+    def operate(self, events: Events) -> None:
         """See `Driving`."""
         if self.is_dropped:
             return
-        if self._sent is None and self._reading is None:
-            self._append(events)
-        else:
+        if self._sent is not None or self._reading is not None:
             self._events += events
+            return
+        workflow, run = self.bound.workflow, self.run
+        if len(events) == 1 and type(event := events[0]) is AttemptSucceeded:
+            entry = straight_on(workflow, run, event)
+            if entry is not None:
+                self._submit(straight(self.record, run.position, entry, self._inbox.read))
+                return
+        entries = decide(workflow, run, events)
+        if self._hook is not None and entries and self._hook.is_wanted(entries):
+            self._reading = self._host.spawn(self._ask_hook(self._hook, entries, events))
+            return
+        consumed = self._inbox.consumed(events, entries) if self._inbox.pending else ()
+        if entries or consumed:
+            self._send(entries, header_after(run, entries), events, consumed)
+        else:
+            self._settle(entries, events)
 
     def attempts_ended(self) -> None:
         """See `Leader`."""
         if self.is_settled:
             self._settle([], [])
 
-    def _append(self, events: list[Event]) -> None:
-        entries = decide(self.bound.workflow, self.run, events)
-        if self._hook is not None and entries and self._hook.is_wanted(entries):
-            self._reading = self._host.spawn(self._ask_hook(self._hook, entries, events))
-            return
-        consumed = self._inbox.consumed(events, entries) if self._inbox.pending else ()
-        if entries or consumed:
-            self._submit(entries, header_after(self.run, entries), events, consumed)
-        else:
-            self._settle(entries, events)
-
-    async def _ask_hook(self, hook: Hook, entries: list[Entry], events: list[Event]) -> None:
+    async def _ask_hook(self, hook: Hook, entries: Entries, events: Events) -> None:
         """Ask what is to follow the run; then decide again, with whatever has come meanwhile."""
         await hook.ask(self.run, entries)
         self._reading = None
         if not self.is_dropped:
             if isinstance(hook.found, Failure):
                 # Nothing but control comes before it: what has not happened can happen again after a retry.
-                self._append([*only_control(self._offered()), CompletionRefused(hook.found)])
+                self.operate([*only_control(self._offered()), CompletionRefused(hook.found)])
             else:
                 self._events[:0] = without_mail(events)
                 self._proceed()
 
-    def _submit(
-        self, entries: list[Entry], header: Header, events: list[Event], consumed: tuple[int, ...] = ()
-    ) -> None:
-        status, record, run = header.status, self.record, self.run
-        # A signal that is here may be what a branch waits for when it has come to where the entries lead it.
-        may_wait = not (entries and self._inbox.pending)
-        leaves = status in _LEAVING or (status != "running" and may_wait and self._may_park(header))
-        encoded = list(map(encode_entry, entries))
-        append = Append(
-            record.key,
-            record.epoch,
-            run.position,
-            encoded,
-            status,
-            header.due_at_ms,
-            None if leaves else record.worker,
-            header.due_in_ms,
-            header.completes,
-            self._inbox.read,
-            consumed,
-            if_read=header.times_out,
-        )
-        if (bodies := self._branches.bodies) is not None or status != "running" or run.children:
+    def _send(self, entries: Entries, header: Header, events: Events, consumed: tuple[int, ...] = ()) -> None:
+        run, record, read = self.run, self.record, self._inbox.read
+        leaves = header.status != "running" and self._leaves(entries, header)
+        append = append_of(record, run.position, entries, header, leaves=leaves, read=read, consumed=consumed)
+        if (bodies := self._branches.bodies) is not None or header.status != "running" or run.children:
             new, found = bodies.children if bodies else {}, self._hook.found if self._hook else None
             append = completed(append, record, run, entries, new=new, follow_ups=found)
-        self._sent = (append, entries, events)
-        self._host.group.submit(append, self._committed)
+        self._submit(Sent(append, entries, events))
+
+    def _submit(self, sent: Sent) -> None:
+        self._sent = sent
+        self._host.group.submit(sent.append, self._when_committed)
 
     def _committed(self, outcome: Outcome) -> None:
         sent, self._sent = self._sent, None
         if sent is None:
             return
-        append, entries, events = sent
-        if type(outcome) is Applied:
-            self._applied(append, entries, events, outcome)
+        done = sent.straight
+        if done is not None and type(outcome) is Applied and self._has_heard_all(outcome.messages_sent):
+            # Most commits by far: the branch has its next attempt to make, and that is all.
+            at = go_straight_on(self.run, done, outcome.at_ms)
+            self._snapshots.take(self, sent.append.entries)
+            self._branches.begin(StartAttempt(at.branch, at.step, at.visit, 1))
+        else:
+            self._answered(sent.in_full(), outcome)
+
+    def _has_heard_all(self, messages_sent: int) -> bool:
+        """Whether nothing is to be looked at beside what has been committed."""
+        inbox, read = self._inbox, self._inbox.read
+        if messages_sent > read or self._told > read or inbox.pending or self._events or self._owes_all:
+            return False
+        return not (self.is_suspect or self._host.is_draining or self._branches.bodies is not None)
+
+    def _answered(self, sent: Sent, outcome: Outcome) -> None:
+        if isinstance(outcome, Applied):
+            self._applied(sent, outcome)
         elif isinstance(outcome, Unread):
             # What came from the inbox is still there, and is offered again beside what was not read.
-            self._events[:0] = without_mail(events)
+            self._events[:0] = without_mail(sent.events)
             self._catch_up(outcome.messages_sent)
-        elif isinstance(outcome, Refused) and entries:
-            self._refused(events, outcome)
+        elif isinstance(outcome, Refused) and (failed := all_refused(sent.events, outcome.error)):
+            # Once; then the run is let go.
+            self.operate(failed)
         else:
             self.drop()
             self._host.left(self, due_at_ms=None)
 
-    def _applied(self, append: Append, entries: list[Entry], events: list[Event], outcome: Applied) -> None:
-        run, at_ms = self.run, outcome.at_ms
+    def _applied(self, sent: Sent, outcome: Applied) -> None:
+        append, entries, events = sent.append, sent.entries, sent.events
         for entry in entries:
-            evolve(run, entry, at_ms)
+            evolve(self.run, entry, outcome.at_ms)
         if (bodies := self._branches.bodies) is not None:
             bodies.note(entries, append)
         if append.children or append.messages:
@@ -282,7 +282,7 @@ class Driver:
             self._inbox.take(rows, sent=messages_sent)
         except FormatError as error:
             LOGGER.error("run %r is blocked: %s", self.record.id, error)  # noqa: TRY400 - the data's fault
-            self._submit([], Header("blocked"), [])
+            self._send((), Header("blocked"), ())
             return
         self._proceed()
 
@@ -291,7 +291,7 @@ class Driver:
         self._owes_all = True
         events = self._offered()
         if events or decides:
-            self._append(events)
+            self.operate(events)
         else:
             self._settle([], [])
 
@@ -299,7 +299,7 @@ class Driver:
         events, self._events = self._inbox.offer(self.run) + self._events, []
         return events
 
-    def _settle(self, entries: list[Entry], events: list[Event]) -> None:
+    def _settle(self, entries: Entries, events: Events) -> None:
         """Start what a commit has made possible, and answer the branches whose events were in it."""
         heard, bodies = attempted(events), self._branches.bodies
         if self._heard:
@@ -320,7 +320,7 @@ class Driver:
             bodies.tell()
         offered = self._offered() if self._events or self._inbox.pending else None
         if offered:
-            self._append(offered)
+            self.operate(offered)
         elif bodies is not None and bodies.wants_anew:
             self._reading = self._host.spawn(self._begin_anew(bodies))
         elif not self._branches.live:
@@ -363,6 +363,12 @@ class Driver:
         if is_free and may_begin(self.run, effect):
             self._branches.begin(effect)
 
+    def _leaves(self, entries: Entries, header: Header) -> bool:
+        """Whether the run is given back with these entries: it is over, blocked, or may be parked."""
+        # A signal that is here may be what a branch waits for when it has come to where the entries lead it.
+        may_wait = not (entries and self._inbox.pending)
+        return header.status in _LEAVING or (may_wait and self._may_park(header))
+
     def _may_park(self, header: Header) -> bool:
         """Whether a suspended run should be given back: nothing runs, and nothing is due soon."""
         if not self._branches.are_reported or self._events or self._reading is not None:
@@ -377,7 +383,7 @@ class Driver:
             return
         header = header_after(self.run, [])
         if header.status != "running" and self._may_park(header):
-            self._submit([], header, [])
+            self._send((), header, ())
 
     def note_slot(self) -> None:
         """See `Driving`."""
@@ -385,15 +391,7 @@ class Driver:
             self._occupies = not self._occupies
             self._host.occupy(1 if self._occupies else -1)
 
-    def _refused(self, events: list[Event], outcome: Refused) -> None:
-        """The store can never hold these entries: their steps fail instead (once; then the run is let go)."""
-        if any(isinstance(event, _RECORDING) for event in events):
-            self._append([refused(event, outcome.error) for event in events])
-        else:
-            self.drop()
-            self._host.left(self, due_at_ms=None)
-
-    def _leave(self, events: list[Event]) -> None:
+    def _leave(self, events: Events) -> None:
         due_at_ms = None if self.run.is_over else self.run.due_at_ms
         self._branches.end([*self._heard, *attempted(events)])
         self.drop()

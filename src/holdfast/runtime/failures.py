@@ -1,6 +1,7 @@
 """Exceptions as data: what of an error a journal keeps (semantics rows 22, 26)."""
 
 import traceback
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -71,8 +72,14 @@ def timed_out(step: str, timeout_s: float) -> Failure:
     return Failure(TIMEOUT, message, (TIMEOUT, TimeoutError.__name__), step=step)
 
 
-def refused(event: Event, error: HoldfastError) -> Event:
-    """What becomes of an event that the store can never hold: a failure; trying again would not help."""
+def all_refused(events: Iterable[Event], error: HoldfastError) -> list[Event]:
+    """What becomes of events that the store can never hold; nothing where none of them has what a user gave."""
+    refused = [(event, _refused(event, error)) for event in events]
+    return [after for _, after in refused] if any(after is not event for event, after in refused) else []
+
+
+def _refused(event: Event, error: HoldfastError) -> Event:
+    """A failure where a user's code gave something; trying again would not help."""
     kind = type(error).__name__
     match event:
         case AttemptSucceeded():

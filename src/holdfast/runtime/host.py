@@ -1,7 +1,7 @@
 """What a driver needs of the worker that it belongs to, and the other way round."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from holdfast.core.children import Awaited
@@ -136,6 +136,6 @@ class Driving(Protocol):
         """The body waits, or runs again."""
         ...
 
-    def operate(self, events: list[Event]) -> None:
+    def operate(self, events: Sequence[Event]) -> None:
         """Decide these events with the next commit."""
         ...

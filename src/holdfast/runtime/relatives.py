@@ -42,7 +42,7 @@ def completed(
     append: Append,
     record: RunRecord,
     run: Run,
-    entries: list[Entry],
+    entries: Sequence[Entry],
     *,
     new: Mapping[str, NewRun],
     follow_ups: Sequence[NewRun] | Failure | None,
@@ -69,7 +69,7 @@ def _message(operation: Operation) -> InboxRow:
 
 
 def with_relatives(
-    append: Append, record: RunRecord, run: Run, entries: list[Entry], new: Mapping[str, NewRun]
+    append: Append, record: RunRecord, run: Run, entries: Sequence[Entry], new: Mapping[str, NewRun]
 ) -> Append:
     """The append with what `entries` mean to other runs.
 
@@ -106,7 +106,7 @@ def _is_inner(entry: Entry) -> bool:
     return isinstance(entry, _INNER)
 
 
-def _children(after: Run, entries: list[Entry], new: Mapping[str, NewRun]) -> tuple[NewRun, ...]:
+def _children(after: Run, entries: Sequence[Entry], new: Mapping[str, NewRun]) -> tuple[NewRun, ...]:
     children = [_paused_with(new[place], after, place) for place in started(after, entries)]
     detached = [place_of(e.branch, e.key) for e in entries if isinstance(e, OperationCompleted)]
     return (*children, *(new[place] for place in detached if place in new))

@@ -132,18 +132,18 @@ class MemoryStore(MemoryTables):
         return self._append(member, at_ms)
 
     def _append(self, append: Append, at_ms: int) -> Outcome:
-        row = self._rows.get(append.key)
-        if row is None or row.epoch != append.epoch or row.position != append.position:
+        row, epoch, entries = self._rows.get(append.key), append.epoch, append.entries
+        if row is None or row.epoch != epoch or row.position != append.position:
             return Fenced()
-        if append.is_held != (row.worker is not None):
+        if append.is_held is (row.worker is None):
             return Fenced()
         read = append.messages_read
         is_unread = read is not None and row.messages_sent > read
         if is_unread and append.must_be_read():
             return Unread(row.messages_sent)
-        for entry in append.entries:
-            row.journal.append((append.epoch, at_ms, entry))
-        row.position += len(append.entries)
+        for entry in entries:
+            row.journal.append((epoch, at_ms, entry))
+        row.position += len(entries)
         row.status = append.status
         row.updated_at_ms = at_ms
         if append.completes:
