@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 from holdfast import AsyncEngine, AsyncHandle, Engine
 from holdfast.core.entries import Entry
 from holdfast.ports import Clock
@@ -171,8 +173,8 @@ class Place:
         if isinstance(store, MemoryStore):
             found = store._find(run_id)
             assert found is not None
-            epoch, at_ms, entry = found.journal[position - 1]
-            found.journal[position - 1] = (epoch, at_ms, changed(entry, change))
+            was = found.journal[position - 1]
+            found.journal[position - 1] = msgspec.structs.replace(was, entry=changed(was.entry, change))
         elif isinstance(store, PostgresStore):
             where = "where run = (select key from {schema}.runs where id = $1) and position = $2"
             select = store._address.sql(f"select entry from {{schema}}.journal {where}")  # noqa: S608

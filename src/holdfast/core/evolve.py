@@ -56,16 +56,16 @@ def _evolve(run: Run, entry: Entry, at_ms: int) -> None:
     match entry:
         case StepCompleted():
             _step_completed(run, entry, at_ms)
+        case (
+            RunCompleted() | RunFailed() | RunCancelled() | RunReopened() | Paused() | Unpaused() | RunBlocked()
+        ):
+            _controlled(run, entry, at_ms)
         case SleepEnded() | WaitTimedOut() | SignalReceived() | BranchJoined():
             _moved(run, entry, at_ms)
         case RunStarted():
             _run_started(run, entry, at_ms)
         case RetryScheduled():
             _retry_scheduled(run, entry, at_ms)
-        case (
-            RunCompleted() | RunFailed() | RunCancelled() | RunReopened() | Paused() | Unpaused() | RunBlocked()
-        ):
-            _controlled(run, entry, at_ms)
         case _:
             operated(run, entry, at_ms)
     if run.blocked is not None:

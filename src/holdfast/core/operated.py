@@ -80,8 +80,9 @@ def operated(run: Run, entry: Operated, at_ms: int) -> None:
 
 def forget_all(branch: Branch, run: Run) -> None:
     """The branch leaves its step: operations are for that one visit."""
-    for operation in pending(branch):
-        _settle(run, branch, operation)
+    if branch.operations:
+        for operation in pending(branch):
+            _settle(run, branch, operation)
     branch.operations, branch.sets = NO_OPERATIONS, NO_VARIABLES
     branch.heartbeat = branch.progress = None
 

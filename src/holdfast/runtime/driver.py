@@ -200,8 +200,9 @@ class Driver:
         run, record, read = self.run, self.record, self._inbox.read
         leaves = header.status != "running" and self._leaves(entries, header)
         append = append_of(record, run.position, entries, header, leaves=leaves, read=read, consumed=consumed)
-        if (bodies := self._branches.bodies) is not None or header.status != "running" or run.children:
-            new, found = bodies.children if bodies else {}, self._hook.found if self._hook else None
+        bodies, hook = self._branches.bodies, self._hook
+        if bodies is not None or hook is not None or run.children or record.parent_key is not None:
+            new, found = bodies.children if bodies else {}, hook.found if hook else None
             append = completed(append, record, run, entries, new=new, follow_ups=found)
         self._submit(Sent(append, entries, events))
 
@@ -213,21 +214,20 @@ class Driver:
         sent, self._sent = self._sent, None
         if sent is None:
             return
-        done = sent.straight
-        if done is not None and type(outcome) is Applied and self._has_heard_all(outcome.messages_sent):
-            # Most commits by far: the branch has its next attempt to make, and that is all.
+        done, inbox = sent.straight, self._inbox
+        if (
+            done is not None
+            and type(outcome) is Applied
+            and not (outcome.messages_sent > inbox.read or self._told > inbox.read or inbox.pending)
+            and not (self._events or self._owes_all or self.is_suspect or self._host.is_draining)
+            and self._branches.bodies is None
+        ):
+            # Most commits by far: nothing else has come, and the branch has its next attempt to make.
             at = go_straight_on(self.run, done, outcome.at_ms)
             self._snapshots.take(self, sent.append.entries)
             self._branches.begin(StartAttempt(at.branch, at.step, at.visit, 1))
         else:
             self._answered(sent.in_full(), outcome)
-
-    def _has_heard_all(self, messages_sent: int) -> bool:
-        """Whether nothing is to be looked at beside what has been committed."""
-        inbox, read = self._inbox, self._inbox.read
-        if messages_sent > read or self._told > read or inbox.pending or self._events or self._owes_all:
-            return False
-        return not (self.is_suspect or self._host.is_draining or self._branches.bodies is not None)
 
     def _answered(self, sent: Sent, outcome: Outcome) -> None:
         if isinstance(outcome, Applied):

@@ -40,6 +40,7 @@ class GroupCommit:
         self._has_lapsed = has_lapsed
         self._is_instant = store.is_instant
         self._pending: Group = []
+        # Whether there are appends of somebody who does not hold the run.
         self._has_outsiders = False
         self._scheduled = False
         self._work = asyncio.Event()
@@ -62,7 +63,7 @@ class GroupCommit:
             if outcomes is not None:
                 done(outcomes[0])
                 return
-        if _is_outsider(member):
+        if type(member) is Append and not member.is_held:
             self._has_outsiders = True
         self._pending.append((member, done))
         if not self._scheduled:
@@ -136,7 +137,7 @@ class GroupCommit:
         self._scheduled = False
         if self._work.is_set():
             return
-        group, since_ms = self._take(), self._store.now_ms()
+        had_outsiders, group, since_ms = self._has_outsiders, self._take(), self._store.now_ms()
         try:
             outcomes = None if self._has_lapsed() else self._store.commit_now([member for member, _ in group])
         except StoreUnavailableError:
@@ -144,7 +145,7 @@ class GroupCommit:
             self._uncertain_since_ms = since_ms
         if outcomes is None:
             self._pending[:0] = group
-            self._has_outsiders |= any(_is_outsider(member) for member, _ in group)
+            self._has_outsiders = had_outsiders
             self._work.set()
             return
         _deliver(group, outcomes)
@@ -204,11 +205,6 @@ class GroupCommit:
                     is_held=member.worker == record.worker,
                 )
         return outcome
-
-
-def _is_outsider(member: Member) -> bool:
-    """Whether it is an append of somebody who does not hold the run."""
-    return type(member) is Append and not member.is_held
 
 
 def _before_the_second(group: Group) -> Group:

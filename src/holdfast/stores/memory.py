@@ -21,6 +21,7 @@ from holdfast.stores.records import (
     Exists,
     Fenced,
     InboxRow,
+    JournalRow,
     LeaseTimes,
     Member,
     Message,
@@ -132,18 +133,19 @@ class MemoryStore(MemoryTables):
         return self._append(member, at_ms)
 
     def _append(self, append: Append, at_ms: int) -> Outcome:
-        row, epoch, entries = self._rows.get(append.key), append.epoch, append.entries
-        if row is None or row.epoch != epoch or row.position != append.position:
+        row, epoch, position = self._rows.get(append.key), append.epoch, append.position
+        if row is None or row.epoch != epoch or row.position != position:
             return Fenced()
         if append.is_held is (row.worker is None):
             return Fenced()
-        read = append.messages_read
-        is_unread = read is not None and row.messages_sent > read
+        sent, read = row.messages_sent, append.messages_read
+        is_unread = sent and read is not None and sent > read
         if is_unread and append.must_be_read():
-            return Unread(row.messages_sent)
-        for entry in entries:
-            row.journal.append((epoch, at_ms, entry))
-        row.position += len(entries)
+            return Unread(sent)
+        for entry in append.entries:
+            position += 1
+            row.journal.append(JournalRow(position, epoch, at_ms, entry))
+        row.position = position
         row.status = append.status
         row.updated_at_ms = at_ms
         if append.completes:
@@ -153,7 +155,7 @@ class MemoryStore(MemoryTables):
             row.due_at_ms = at_ms if is_unread else due_at(append, at_ms)
         if append.consumed or append.returned or append.children or append.messages:
             self._spawn(row, append, at_ms)
-        return Applied(at_ms, append.key, row.messages_sent)
+        return Applied(at_ms, row.key, sent)
 
     def _spawn(self, row: Row, append: Append, at_ms: int) -> None:
         row.inbox = [message for message in row.inbox if message.seq not in append.consumed]

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from holdfast.stores.records import InboxRow, NewRun, RunRecord, Snapshot
+from holdfast.stores.records import InboxRow, JournalRow, NewRun, RunRecord, Snapshot
 
 
 class Row:
@@ -41,7 +41,7 @@ class Row:
         self.at_ms = at_ms
         self.updated_at_ms = at_ms
         self.position = len(new.entries)
-        self.journal = [(0, at_ms, entry) for entry in new.entries]
+        self.journal = [JournalRow(n, 0, at_ms, entry) for n, entry in enumerate(new.entries, 1)]
         self.inbox: list[InboxRow] = []
         self.message_ids: set[str] = set()
         self.snapshot: Snapshot | None = None

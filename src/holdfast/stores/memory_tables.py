@@ -76,8 +76,7 @@ class MemoryTables:
 
     async def read_journal(self, key: int, *, after: int = 0) -> list[JournalRow]:
         """See `Store`."""
-        rows = self._rows[key].journal[after:] if key in self._rows else []
-        return [JournalRow(after + n, *row) for n, row in enumerate(rows, start=1)]
+        return self._rows[key].journal[after:] if key in self._rows else []
 
     async def read_inbox(self, key: int, *, after: int = 0) -> list[InboxRow]:
         """See `Store`."""

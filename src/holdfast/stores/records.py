@@ -227,7 +227,7 @@ def run_record(row: Sequence[Any]) -> RunRecord:
     return RunRecord(**facts)
 
 
-class JournalRow(msgspec.Struct, frozen=True):
+class JournalRow(msgspec.Struct, frozen=True, gc=False):
     """One entry as stored."""
 
     position: int

@@ -30,7 +30,7 @@ from holdfast.core.invariants import check
 from holdfast.core.owed import owed
 from holdfast.core.run import ATTEMPTING, OPEN, Run
 from holdfast.stores.memory_rows import Row
-from holdfast.stores.records import QUARANTINE_AT
+from holdfast.stores.records import QUARANTINE_AT, JournalRow
 from holdfast.testing.simulator.asked import Asking
 from holdfast.testing.simulator.clocks import Clocks
 from holdfast.testing.simulator.deeds import Deed
@@ -117,7 +117,7 @@ class Shadow:
         self._program = program
         self._owed: set[Called] = set()
         self._owed_before: list[Effect] = []
-        self._journal: list[tuple[int, int, bytes]] = []
+        self._journal: list[JournalRow] = []
         self._worker: str | None = None
         self._recoveries = 0
         self._seen: tuple[object, ...] = ()
@@ -206,14 +206,14 @@ class Shadow:
             return [], wrong
         self.is_told, self._owed_before = False, owed(self.run)
         self._journal = list(row.journal)
-        if any(epoch not in {0, row.epoch} for epoch, _, _ in added):
+        if any(each.epoch not in {0, row.epoch} for each in added):
             wrong.append(f"entries of another epoch than {row.epoch}")
         entries: list[Entry] = []
         taken: set[int] = set()
-        for position, (_, at_ms, data) in enumerate(added, start=known + 1):
-            entry = decode_entry(data, run_id=self.run.id, position=position)
+        for each in added:
+            entry = decode_entry(each.entry, run_id=self.run.id, position=each.position)
             entries.append(entry)
-            wrong += self._take(entry, position, at_ms, taken)
+            wrong += self._take(entry, each.position, each.at_ms, taken)
         wrong += self.performing.reread(self.run, now_s)
         return entries, wrong + check(self.run) + self.clocks.differences(self.run)
 
@@ -345,7 +345,7 @@ class Shadow:
         if run.is_over:
             is_right = (row.status, row.worker, due) == (run.status, None, None)
             return [] if is_right else [f"{run.status}, and the row is {row.status}, {row.worker}, due {due}"]
-        is_new = all(epoch == 0 for epoch, _, _ in row.journal) and row.status in {"pending", "running"}
+        is_new = all(each.epoch == 0 for each in row.journal) and row.status in {"pending", "running"}
         if row.status != run.status and not is_new:
             return [f"{run.status}, and the row is {row.status}"]
         return [] if row.worker is not None else self._idle(due, now_ms)
