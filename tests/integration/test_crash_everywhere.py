@@ -2,17 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from holdfast import Flow, Retry, get_task_context, task
 from holdfast.errors import RunWaitingError, UsageError
-from holdfast.runtime.driver import Driver
-from holdfast.runtime.sending import Sent
+from holdfast.stores.group_commit import Done, GroupCommit
 from holdfast.stores.memory import MemoryStore
-from holdfast.stores.records import Append, Applied, Outcome
+from holdfast.stores.records import Append, Applied, Member, Outcome
 from holdfast.testing import CrashReport, Repeat, acrash_everywhere, crash_everywhere
 
 PATIENCE_S = 10
@@ -218,13 +216,14 @@ async def test_inside_a_loop_it_is_awaited() -> None:
 
 
 def test_an_engine_that_acts_before_it_has_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., None] = Driver._submit
+    real = GroupCommit.submit
 
-    def act_first(driver: Driver, sent: Sent) -> None:
-        real(driver, sent)
-        driver._committed(Applied(0, driver.record.key))
+    def act_first(group: GroupCommit, member: Member, done: Done) -> None:
+        real(group, member, done)
+        if isinstance(member, Append) and member.is_held:
+            done(Applied(0, member.key))
 
-    monkeypatch.setattr(Driver, "_submit", act_first)
+    monkeypatch.setattr(GroupCommit, "submit", act_first)
     with pytest.raises(AssertionError, match="a bug of the engine: the body of 'reserve_2' began before"):
         crashed(Flow("f").then(reserve).then(reserve)).assert_safe()
 

@@ -1,6 +1,5 @@
 """The crash tests are worth something: each of these bugs, planted into the engine, is caught by them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,10 +8,8 @@ from holdfast.core import evolve as core_evolve
 from holdfast.core.entries import RetryScheduled
 from holdfast.core.run import Run
 from holdfast.errors import HoldfastError
-from holdfast.runtime.driver import Driver
-from holdfast.runtime.sending import Sent
 from holdfast.stores import group_commit
-from holdfast.stores.group_commit import GroupCommit
+from holdfast.stores.group_commit import Done, GroupCommit
 from holdfast.stores.records import Append, Applied, Member, Outcome
 from holdfast.testing.faults import Fault
 from tests.integration import crashing
@@ -34,13 +31,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_acting_before_the_commit_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The entries are applied and acted upon at once, and written later."""
-    real: Callable[[Driver, Sent], None] = Driver._submit
+    real = GroupCommit.submit
 
-    def act_first(driver: Driver, sent: Sent) -> None:
-        real(driver, sent)
-        driver._committed(Applied(0, driver.record.key))
+    def act_first(group: GroupCommit, member: Member, done: Done) -> None:
+        real(group, member, done)
+        if isinstance(member, Append) and member.is_held:
+            done(Applied(0, member.key))
 
-    monkeypatch.setattr(Driver, "_submit", act_first)
+    monkeypatch.setattr(GroupCommit, "submit", act_first)
     with pytest.raises(Caught):
         crash_everywhere("memory", Fault.CRASH_BEFORE, tmp_path)
 

@@ -12,12 +12,11 @@ from holdfast.core.effects import Effect, StartAttempt
 from holdfast.core.entries import Entry, Paused, StepCompleted, Unpaused
 from holdfast.core.run import Run
 from holdfast.runtime import driver as driving
-from holdfast.runtime.driver import Driver
-from holdfast.runtime.sending import Sent
 from holdfast.runtime.timers import Timers
 from holdfast.stores import group_commit
+from holdfast.stores.group_commit import Done, GroupCommit
 from holdfast.stores.memory import MemoryStore
-from holdfast.stores.records import ENDED, Append, NewRun, Outcome
+from holdfast.stores.records import ENDED, Append, Member, NewRun, Outcome
 from holdfast.testing.watched import WatchedStore
 from tests.machine.machine import FAILING, Machine
 
@@ -30,17 +29,17 @@ CALM = (0, 0, 0, 1)
 
 def consume_before_commit(patch: pytest.MonkeyPatch) -> None:
     """A signal is taken out of the inbox before the transaction that says who received it."""
-    right = Driver._submit
+    right = GroupCommit.submit
 
-    def submit(driver: Driver, sent: Sent) -> None:
-        watched = driver._host.group._store
+    def submit(group: GroupCommit, member: Member, done: Done) -> None:
+        watched = group._store
         assert isinstance(watched, WatchedStore)
-        row = watched._inner._rows.get(driver.record.key)
+        row = watched._inner._rows.get(member.key) if isinstance(member, Append) and member.is_held else None
         if row is not None:
-            row.inbox = [message for message in row.inbox if message.seq not in sent.append.consumed]
-        right(driver, sent)
+            row.inbox = [message for message in row.inbox if message.seq not in member.consumed]
+        right(group, member, done)
 
-    patch.setattr(Driver, "_submit", submit)
+    patch.setattr(GroupCommit, "submit", submit)
 
 
 def in_append(change: Callable[[Append], Append]) -> Plant:

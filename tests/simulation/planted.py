@@ -18,7 +18,7 @@ from holdfast.runtime.leases import Identity, Lease
 from holdfast.runtime.timers import Timers
 from holdfast.runtime.worker import Worker
 from holdfast.stores import memory
-from holdfast.stores.group_commit import GroupCommit
+from holdfast.stores.group_commit import Done, GroupCommit
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.memory_rows import Row, record_of
 from holdfast.stores.records import Append, Applied, Fenced, Member, Message, Outcome, RunRecord
@@ -240,13 +240,14 @@ def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def act_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., None] = Driver._submit
+    real = GroupCommit.submit
 
-    def act_first(driver: Driver, *args: Any) -> None:  # noqa: ANN401 - whatever it is called with
-        real(driver, *args)
-        driver._committed(Applied(driver._host.now_ms(), driver.record.key))
+    def act_first(group: GroupCommit, member: Member, done: Done) -> None:
+        real(group, member, done)
+        if isinstance(member, Append) and member.is_held:
+            done(Applied(group._store.now_ms(), member.key))
 
-    monkeypatch.setattr(Driver, "_submit", act_first)
+    monkeypatch.setattr(GroupCommit, "submit", act_first)
 
 
 def forget_unknown_claims(monkeypatch: pytest.MonkeyPatch) -> None:

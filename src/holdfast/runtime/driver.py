@@ -167,7 +167,8 @@ class Driver:
         if len(events) == 1 and type(event := events[0]) is AttemptSucceeded:
             entry = straight_on(workflow, run, event)
             if entry is not None:
-                self._submit(straight(self.record, run.position, entry, self._inbox.read))
+                self._sent = sent = straight(self.record, run.position, entry, self._inbox.read)
+                self._host.group.submit(sent.append, self._when_committed)
                 return
         entries = decide(workflow, run, events)
         if self._hook is not None and entries and self._hook.is_wanted(entries):
@@ -204,11 +205,8 @@ class Driver:
         if bodies is not None or hook is not None or run.children or record.parent_key is not None:
             new, found = bodies.children if bodies else {}, hook.found if hook else None
             append = completed(append, record, run, entries, new=new, follow_ups=found)
-        self._submit(Sent(append, entries, events))
-
-    def _submit(self, sent: Sent) -> None:
-        self._sent = sent
-        self._host.group.submit(sent.append, self._when_committed)
+        self._sent = Sent(append, entries, events)
+        self._host.group.submit(append, self._when_committed)
 
     def _committed(self, outcome: Outcome) -> None:
         sent, self._sent = self._sent, None
