@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -34,6 +35,33 @@ def wait_until_idle(threads: DaemonThreads) -> None:
     while not threads._idle:
         assert time.monotonic() < deadline
         time.sleep(0)
+
+
+@pytest.mark.parametrize("hands_over", [True, False])
+def test_a_busy_loop_lets_a_thread_begin_before_it_goes_on(*, hands_over: bool) -> None:
+    """Nobody takes the interpreter's lock by force here: the loop spins, and would keep it."""
+
+    async def main() -> bool:
+        threads = DaemonThreads(1, name="body", hands_over=hands_over)
+        try:
+            await threads.call(lambda: None)
+            wait_until_idle(threads)
+            begun = threading.Event()
+            call = threads.call(begun.set)
+            for _ in range(1_000_000):
+                pass
+            has_begun = begun.is_set()
+            await call
+            return has_begun
+        finally:
+            threads.close()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE_S)
+    try:
+        assert asyncio.run(main()) is hands_over
+    finally:
+        sys.setswitchinterval(interval)
 
 
 class Stuck:

@@ -49,7 +49,7 @@ def store_at(url: str, *, worker: WorkerMode, clock: Clock, lease_ms: int = Leas
         path,
         worker=worker,
         clock=clock,
-        writer=DaemonThreads(1, name="holdfast-writer"),
+        writer=DaemonThreads(1, name="holdfast-writer", hands_over=True),
         reader=DaemonThreads(1, name="holdfast-reader"),
     )
 

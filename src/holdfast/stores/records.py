@@ -131,6 +131,13 @@ class Append(msgspec.Struct, frozen=True, gc=False):
         """Whether messages that were not read stand in its way."""
         return self.messages_read is not None and (self.if_read or self.status in ENDED)
 
+    def is_step(self) -> bool:
+        """Whether it is one entry of a run that goes on here, and nothing else, as most are."""
+        if self.status != "running" or self.worker is None or len(self.entries) != 1 or self.if_read:
+            return False
+        others = self.consumed or self.messages or self.children or self.returned
+        return self.is_held and self.messages_read is not None and not others
+
 
 def due_at(append: Append, at_ms: int) -> int | None:
     """The absolute due time of an append that is stamped `at_ms`."""

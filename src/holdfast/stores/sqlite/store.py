@@ -22,7 +22,7 @@ from holdfast.stores.records import (
     Snapshot,
     WorkerRecord,
 )
-from holdfast.stores.sqlite import journal, leases, queries, removal, workers
+from holdfast.stores.sqlite import journal, leases, queries, removal, steps, workers
 from holdfast.stores.sqlite.clock import StoreClock
 from holdfast.stores.sqlite.connection import (
     CLIENT_BUSY_MS,
@@ -123,6 +123,7 @@ class SqliteStore(Reads):
                 )
                 self._connections = (writer, writer)
                 migrate(writer, self._path)
+                steps.prepare(writer)
                 reader = connect(self._path, busy_ms=CLIENT_BUSY_MS, reads_only=True)
             self._connections = (writer, reader)
             with translated(self._path):
@@ -189,17 +190,28 @@ class SqliteStore(Reads):
     def _commit(self, group: Sequence[Member]) -> list[Outcome]:
         begun_ms = self._machine_clock.monotonic_ms()
         connection, _ = self._opened()
-        try:
-            with self._stamped(connection) as at_ms:
-                outcomes = journal.write_group(connection, group, at_ms)
-        except (StoreRefusedError, journal.PartlyFencedError):
-            with self._stamped(connection) as at_ms:
-                outcomes = journal.write_one_by_one(connection, group, at_ms)
+        outcomes = self._commit_steps(connection, group) or self._commit_any(connection, group)
         spent_ms = self._machine_clock.monotonic_ms() - begun_ms
         if len(group) == 1:
             self._commit_mean_ms += (spent_ms - self._commit_mean_ms) * MEAN_WEIGHT
         self._log_pages += journal.pages_written(group)
         return outcomes
+
+    def _commit_steps(self, connection: sqlite3.Connection, group: Sequence[Member]) -> list[Outcome] | None:
+        try:
+            with translated(self._path):
+                return steps.write(connection, group, self._clock.stamp(connection))
+        except HoldfastError:
+            self._clock.reserve_again()
+            raise
+
+    def _commit_any(self, connection: sqlite3.Connection, group: Sequence[Member]) -> list[Outcome]:
+        try:
+            with self._stamped(connection) as at_ms:
+                return journal.write_group(connection, group, at_ms)
+        except (StoreRefusedError, journal.PartlyFencedError):
+            with self._stamped(connection) as at_ms:
+                return journal.write_one_by_one(connection, group, at_ms)
 
     @contextlib.contextmanager
     def _stamped(self, connection: sqlite3.Connection) -> Generator[int]:
