@@ -139,7 +139,7 @@ class MemoryStore(MemoryTables):
         if append.is_held is (row.worker is None):
             return Fenced()
         sent, read = row.messages_sent, append.messages_read
-        is_unread = sent and read is not None and sent > read
+        is_unread = read is not None and sent > read
         if is_unread and append.must_be_read():
             return Unread(sent)
         for entry in append.entries:

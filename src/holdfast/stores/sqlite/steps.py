@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from holdfast.stores.records import Append, Applied, Member, Outcome
+from holdfast.stores.sqlite.clock import StoreClock
 from holdfast.stores.sqlite.connection import REFUSALS
 
 _VIEW = """
@@ -45,14 +46,14 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.execute(_TRIGGER)
 
 
-def write(connection: sqlite3.Connection, group: Sequence[Member], at_ms: int) -> list[Outcome] | None:
-    """Write a group that is only of steps; outside of a transaction it is committed then.
+def write(connection: sqlite3.Connection, group: Sequence[Member], clock: StoreClock) -> list[Outcome] | None:
+    """Write a group that is only of steps, and commit it.
 
     Returns:
         None, and nothing is written, where a member is something else, or is not to be applied.
     """
     steps: list[Append] = []
-    parameters: list[Any] = [at_ms]
+    parameters: list[Any] = [0]
     for member in group:
         if type(member) is not Append or not member.is_step():
             return None
@@ -61,6 +62,7 @@ def write(connection: sqlite3.Connection, group: Sequence[Member], at_ms: int) -
         parameters += member.entries
     size = 1 << (len(steps) - 1).bit_length()
     parameters += _NOTHING * (size - len(steps))
+    parameters[0] = at_ms = clock.stamp(connection)
     try:
         connection.execute(_insert(size), parameters)
     except REFUSALS:

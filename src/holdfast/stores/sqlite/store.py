@@ -190,7 +190,9 @@ class SqliteStore(Reads):
     def _commit(self, group: Sequence[Member]) -> list[Outcome]:
         begun_ms = self._machine_clock.monotonic_ms()
         connection, _ = self._opened()
-        outcomes = self._commit_steps(connection, group) or self._commit_any(connection, group)
+        outcomes = self._commit_steps(connection, group)
+        if outcomes is None:
+            outcomes = self._commit_any(connection, group)
         spent_ms = self._machine_clock.monotonic_ms() - begun_ms
         if len(group) == 1:
             self._commit_mean_ms += (spent_ms - self._commit_mean_ms) * MEAN_WEIGHT
@@ -200,7 +202,7 @@ class SqliteStore(Reads):
     def _commit_steps(self, connection: sqlite3.Connection, group: Sequence[Member]) -> list[Outcome] | None:
         try:
             with translated(self._path):
-                return steps.write(connection, group, self._clock.stamp(connection))
+                return steps.write(connection, group, self._clock)
         except HoldfastError:
             self._clock.reserve_again()
             raise
