@@ -1,12 +1,15 @@
 """The clock of a SQLite store over the life of a file: it never falls, and a wall clock may jump."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 from holdfast import AsyncEngine, Flow, Retry, task
 from holdfast.runtime.urls import store_at
 from holdfast.stores.base import Store
 from holdfast.stores.records import Append, Applied, Message, NewRun
+from holdfast.stores.sqlite.clock import StoreClock
 from holdfast.testing.clock import BEGIN_MS, VirtualClock
 from holdfast.testing.contract.place import DAY_MS, MINUTE_MS
 from tests.semantics.places import until_status
@@ -177,3 +180,33 @@ def test_a_message_of_a_client_whose_wall_clock_is_ahead_wakes_at_once(tmp_path:
         return [record.id for record in claimed.runs]
 
     assert asyncio.run(look()) == ["a"]
+
+
+def test_the_time_that_opening_takes_is_not_lost(tmp_path: Path) -> None:
+    """A file of a million runs is looked through for its newest stamp, if it was closed a moment ago."""
+    clock = VirtualClock()
+    store_clock = StoreClock(clock)
+    connection = Slow(tmp_path / "runs.db", clock=clock, takes_ms=200)
+    connection.execute("create table clock (high_ms integer)")
+    connection.execute("create table runs (updated_at_ms integer)")
+    connection.execute("create table inbox (at_ms integer)")
+    connection.execute("insert into clock values (?)", (BEGIN_MS + 999,))
+    connection.execute("insert into runs values (?)", (BEGIN_MS - 1,))
+    store_clock.start(connection, owns=True)
+    connection.close()
+    assert clock.wall_ms() == BEGIN_MS + 200
+    assert store_clock.now_ms() == clock.wall_ms()
+
+
+class Slow(sqlite3.Connection):
+    """Looking for the newest stamp takes its time."""
+
+    def __init__(self, path: Path, *, clock: VirtualClock, takes_ms: int) -> None:
+        super().__init__(path)
+        self._clock = clock
+        self._takes_ms = takes_ms
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:  # noqa: ANN401 - as above it
+        if "max(updated_at_ms)" in sql:
+            self._clock.advance(self._takes_ms)
+        return super().execute(sql, parameters)

@@ -33,12 +33,13 @@ class StoreClock:
         """
         high_ms = self.mark_ms(connection)
         begin_ms = self._clock.wall_ms()
+        self._base_ms = begin_ms - self._clock.monotonic_ms()
         if begin_ms < high_ms:
             newest_ms = high_ms - AHEAD_MS
             if owns:
                 newest_ms = int(connection.execute(_NEWEST).fetchone()[0])
-            begin_ms = max(begin_ms, newest_ms)
-        self._base_ms = begin_ms - self._clock.monotonic_ms()
+            # That may have taken long: what has passed meanwhile is not lost.
+            self._base_ms = max(self._base_ms, newest_ms - self._clock.monotonic_ms())
 
     def mark_ms(self, connection: sqlite3.Connection) -> int:
         """The high-water mark that the file holds."""
