@@ -711,6 +711,36 @@ async def test_a_map_that_has_enough_cancels_the_rest(place: Place) -> None:
     assert (sorted(gate.calls), gate.stops, sorted(quick.calls)) == ([0, 2], 2, [1, 3])
 
 
+@pytest.mark.parametrize("enough", [0, 1, 2])
+async def test_a_map_whose_items_end_together_is_the_same_when_they_do_not(place: Place, enough: int) -> None:
+    """Row 75: that all of them counted is recorded as well, as it was perhaps more than enough."""
+    work = Calls()
+    lives: list[list[str]] = []
+    waits_s = iter([0, 0, 0.05, 0.05])
+
+    @workflow
+    async def order(ctx: Context) -> list[str]:
+        async def part(_ctx: Context, n: int) -> int:
+            wait_s = next(waits_s) if n else 0
+            if wait_s:
+                await asyncio.sleep(wait_s)
+            return n
+
+        given = await ctx.map(part, range(3), min_completed=enough)
+        lives.append([str(each) for each in given])
+        await ctx.step(work.task, lives[-1])
+        await ctx.sleep("1h")
+        return lives[-1]
+
+    async with place.engine(order) as engine:
+        handle = await engine.start(order)
+        await until_parked(engine, handle.id)
+        place.clock.advance(HOUR_MS)
+        assert await handle.result(PATIENCE_S) == ["0", "1", "2"]
+        assert await closed(handle) == [("map#1", (0, 1, 2))]
+    assert lives == [["0", "1", "2"]] * 2
+
+
 async def test_items_that_were_not_begun_when_it_was_enough_are_not_begun(place: Place) -> None:
     """Row 75."""
     work = Calls()

@@ -1088,6 +1088,45 @@ async def test_a_pause_during_a_short_sleep_freezes_what_is_left(place: Place) -
     assert 1 <= len(lives) <= 3
 
 
+async def test_a_delay_that_a_pause_froze_runs_on_beside_a_step_that_goes_on(place: Place) -> None:
+    """Rows 32 and 78: because of that step the function is not put away, and begins the other one again."""
+    gate, calls, lives = Gate(), list[int](), list[int]()
+    may_fail = asyncio.Event()
+
+    @task(retry=Retry(max_retries=1, base_delay=0.1))
+    async def work(x: int) -> int:
+        calls.append(x)
+        if len(calls) == 1:
+            await may_fail.wait()
+            raise LookupError
+        return x
+
+    @workflow
+    async def order(ctx: Context) -> list[int]:
+        lives.append(1)
+        return await ctx.gather(ctx.step(gate.task, 1), ctx.step(work, 2))
+
+    async with place.engine(order) as engine:
+        handle = await engine.start(order)
+        await gate.until_called()
+        await until(lambda: len(calls) == 1)
+        await handle.pause()
+        await until_status(handle, "paused")
+        may_fail.set()
+        await until(lambda: has_kind(handle, "OperationRetried"))
+        await asyncio.sleep(0.01)  # it waits for its next attempt, with a clock that stands still
+        await handle.unpause()
+        await until_status(handle, "running")
+        await until(lambda: len(calls) == 2)
+        gate.open()
+        assert await handle.result(PATIENCE_S) == [1, 2]
+    assert (gate.calls, calls, lives) == ([1], [2, 2], [1])
+
+
+async def has_kind(handle: AsyncHandle, kind: str) -> bool:
+    return kind in await kinds(handle)
+
+
 async def test_a_pause_of_one_branch_stops_its_function_and_no_other(place: Place) -> None:
     """Rows 32 and 72."""
     gates, after = [Gate(f"gate{n}") for n in range(2)], Calls("after")

@@ -211,7 +211,7 @@ def lost_signals_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def all_signals_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those of parts that had gone on from there."""
-    monkeypatch.setattr(operated, "_is_last", lambda _branch, _operation: True)
+    monkeypatch.setattr(operated, "_is_last", lambda _branch, _operation, _before: True)
 
 
 def signals_received_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from holdfast.core.decide import decide
 from holdfast.core.effects import StartAttempt
 from holdfast.core.entries import (
     Entry,
@@ -19,12 +20,29 @@ from holdfast.core.entries import (
     SignalReceived,
     StepCompleted,
     StepSuspended,
+    Unpaused,
 )
 from holdfast.core.events import ControlRequested, Event
+from holdfast.core.operated import given_back
 from holdfast.core.owed import owed
+from holdfast.core.run import Run
+from holdfast.core.turn import Turn
 from holdfast.definition.policies import Retry
 from holdfast.definition.step import Edge
-from tests.unit.core_plays import ALWAYS, STARTED_AT_MS, TWICE, Body, Play, a, fork, kinds, one, signal, wait
+from tests.unit.core_plays import (
+    ALWAYS,
+    STARTED_AT_MS,
+    TWICE,
+    Body,
+    Play,
+    a,
+    fork,
+    kinds,
+    one,
+    signal,
+    sleep,
+    wait,
+)
 
 GONE: dict[str, Callable[[Body], Event]] = {
     "with its step": lambda body: body.succeeds(),
@@ -132,6 +150,43 @@ def test_a_timer_behind_a_pause_of_one_turn_counts_if_that_freezes_nothing(freez
     assert kinds(entries) == [Paused] if freezes else [Paused, OperationCompleted]
 
 
+CONTROLS: dict[str, tuple[tuple[Paused | Unpaused, ...], bool]] = {
+    "the run's is left": ((Paused("", "", ""), Paused("main", "", "", False), Unpaused("main", "")), True),
+    "the branch's is left, it freezes nothing": ((Paused("main", "", "", False),), False),
+    "the branch's": ((Paused("main", "", ""),), True),
+    "another branch's": ((Paused("y", "", ""),), False),
+    "both, and the branch's is over": (
+        (Paused("main", "", ""), Paused("", "", ""), Unpaused("main", "")),
+        True,
+    ),
+    "both are over": ((Paused("main", "", ""), Paused("", "", ""), Unpaused("", "")), False),
+    "the run's is over": ((Paused("", "", ""), Unpaused("", "")), False),
+    "again": ((Paused("", "", ""), Unpaused("", ""), Paused("main", "", "")), True),
+}
+
+
+@pytest.mark.parametrize(("asked", "is_stopped"), CONTROLS.values(), ids=CONTROLS)
+def test_whoever_is_unpaused_beside_a_pause_of_the_run_stands_still(
+    asked: tuple[Paused | Unpaused, ...], is_stopped: bool
+) -> None:
+    """Row 32, invariant 26: a branch and its run have pauses of their own, also within a turn."""
+    found = Turn(Play(a()).workflow, Run("r"))
+    found.entries += asked
+    assert found.has_stopped("main") is is_stopped
+
+
+@pytest.mark.parametrize("key", ["", "nap#1"], ids=["of a step", "of a body"])
+def test_a_timer_behind_the_end_of_a_branchs_pause_does_not_fire_in_a_frozen_run(key: str) -> None:
+    """Invariant 26."""
+    play = Play(a() if key else sleep(5_000))
+    body = Body(play)
+    if key:
+        play.tell(body.sleeps(key, 5_000))
+    fired = body.fired(key) if key else play.fired()
+    asked = [Paused("", "", ""), Paused("main", "", "", freezes=False), Unpaused("main", "")]
+    assert play.tell(*[ControlRequested(0, each) for each in asked], fired) == asked
+
+
 def test_a_pause_of_one_turn_does_not_hold_back_a_named_moment() -> None:
     play, body = one()
     play.tell(body.sleeps("dawn#1", until_ms=STARTED_AT_MS + 9_000))
@@ -166,3 +221,53 @@ def test_a_failure_names_the_operation_that_it_came_from(
     entry = play.tell(body.fails("s#1"))[0]
     assert isinstance(entry, kind)
     assert entry.operation == "s#1"  # type: ignore[attr-defined]
+
+
+GOES_ON: dict[str, Callable[[Body], Event]] = {
+    "to a sleep": lambda body: body.sleeps("race#1/0/nap#1", 5_000),
+    "to a wait in parts of its own": lambda body: body.waits("race#1/0/g#1/0/v#1"),
+    "to a step that is done": lambda body: body.gives("race#1/0/s#1", "step"),
+    "to a step that failed": lambda body: body.raises("race#1/0/s#1"),
+    "to a step that is tried again": lambda body: body.raises("race#1/0/s#1", TWICE),
+    "to a step that tells of itself": lambda body: body.beats("race#1/0/s#1"),
+}
+STAYS: dict[str, Callable[[Body], Event]] = {
+    "but another part does": lambda body: body.sleeps("race#1/1/nap#1", 5_000),
+    "but work within it is closed": lambda body: body.closes("race#1/0/g#1", 0),
+    "but asks for a patch": lambda body: body.gives("race#1/0/p#1", "patch"),
+}
+
+
+def given(body: Body, *events: Event) -> list[str]:
+    """Keys of the waits whose signals the turn gives back."""
+    play = body.play
+    return [each.key for each in given_back(play.run, decide(play.workflow, play.run, events))]
+
+
+@pytest.mark.parametrize("event", GOES_ON.values(), ids=GOES_ON)
+def test_a_part_that_goes_on_in_the_turn_in_which_it_loses_has_used_its_signal_up(
+    event: Callable[[Body], Event],
+) -> None:
+    """Row 75, invariant 19: it was received once, and is not received again."""
+    _, body = received()
+    assert given(body, event(body), body.closes("race#1", 2)) == []
+
+
+@pytest.mark.parametrize("event", STAYS.values(), ids=STAYS)
+def test_a_part_that_does_not_go_on_gives_its_signal_back(event: Callable[[Body], Event]) -> None:
+    _, body = received()
+    assert given(body, event(body), body.closes("race#1", 2)) == ["race#1/0/w#1"]
+
+
+def test_a_signal_is_given_back_once_where_work_in_work_is_closed() -> None:
+    """Who has it twice receives it twice."""
+    _, body = received("race#1/0/g#1/0/w#1")
+    assert given(body, body.closes("race#1/0/g#1", 1), body.closes("race#1", 2)) == ["race#1/0/g#1/0/w#1"]
+
+
+def received(key: str = "race#1/0/w#1") -> tuple[Play, Body]:
+    """A part of parallel work has received a signal."""
+    play, body = one()
+    play.tell(body.waits(key))
+    play.tell(signal(1))
+    return play, body

@@ -4,7 +4,7 @@ Whatever comes from a body shows that it lives, and what its operations give wak
 active again after each of these entries but the one that suspends it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import assert_never
 
@@ -40,6 +40,9 @@ from holdfast.core.run import (
     Run,
     place_of,
 )
+
+_ASKS_NOTHING = frozenset({"scopes", "patch"})
+"""Kinds of operations that are none of what a body does with a value it was given."""
 
 NOTHING_CLOSED: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
@@ -127,7 +130,7 @@ def is_lost(operation: str, key: str, ended: tuple[int, ...]) -> bool:
     return operation.startswith(inside) and int(operation[len(inside) :].partition(SCOPE)[0]) not in ended
 
 
-def given_back(run: Run, entries: Iterable[Entry]) -> list[Operation]:
+def given_back(run: Run, entries: Sequence[Entry]) -> list[Operation]:
     """Waits whose signals go back to the inbox with `entries`, and are received by whoever waits next.
 
     They are of parts that lost, and had not gone on from there: nobody has seen what they received.
@@ -136,18 +139,37 @@ def given_back(run: Run, entries: Iterable[Entry]) -> list[Operation]:
         run: The state before.
         entries: What is about to be recorded.
     """
-    closing = [entry for entry in entries if isinstance(entry, ScopesClosed)]
-    return [
-        operation
-        for entry in closing
-        for operation in within(run.branches[entry.branch], entry.key, entry.ended)
-        if operation.taken is not None and _is_last(run.branches[entry.branch], operation)
-    ]
+    found: dict[str, Operation] = {}
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, ScopesClosed):
+            continue
+        branch = run.branches[entry.branch]
+        for operation in within(branch, entry.key, entry.ended):
+            if operation.taken is not None and _is_last(branch, operation, entries[:number]):
+                # Work around it may be closed by the same entries: it is given back once.
+                found[place_of(branch.id, operation.key)] = operation
+    return list(found.values())
 
 
-def _is_last(branch: Branch, operation: Operation) -> bool:
+def _is_last(branch: Branch, operation: Operation, before: Sequence[Entry]) -> bool:
+    """Whether its part has asked for nothing after it, by the state or by the entries `before` its closing."""
     after = (each for each in following(branch, operation.key) if each is not operation)
-    return all(each.kind in {"scopes", "patch"} for each in after)
+    if not all(each.kind in _ASKS_NOTHING for each in after):
+        return False
+    return not any(_asks(entry, branch, operation.key) for entry in before)
+
+
+def _asks(entry: Entry, branch: Branch, key: str) -> bool:
+    """Whether an entry is the first of an operation that may follow from the one of that key."""
+    match entry:
+        case OperationBegun() | OperationCompleted() | OperationFailed():
+            kind = entry.kind
+        case OperationRetried() | Reported(kind="heartbeat"):
+            kind = "step"
+        case _:
+            return False
+    is_new = entry.branch == branch.id and bool(entry.key) and entry.key not in branch.operations
+    return is_new and kind not in _ASKS_NOTHING and not _is_beside(key, entry.key)
 
 
 def is_closed(branch: Branch, key: str, closed: Mapping[str, tuple[int, ...]] = NOTHING_CLOSED) -> bool:

@@ -66,11 +66,15 @@ class Turn:
 
     def has_stopped(self, branch: str) -> bool:
         """Whether a pause in this turn has stopped the clock of the branch, or with "" that of the run."""
+        return self._is_stopped_by("") or (bool(branch) and self._is_stopped_by(branch))
+
+    def _is_stopped_by(self, owner: str) -> bool:
+        # Unpausing the run ends the pauses of all branches; unpausing a branch leaves that of the run.
         for entry in reversed(self.entries):
-            if isinstance(entry, Unpaused) and entry.branch in {"", branch}:
+            if isinstance(entry, Unpaused) and entry.branch in {"", owner}:
                 return False
-            if isinstance(entry, Paused) and entry.freezes and entry.branch in {"", branch}:
-                return True
+            if isinstance(entry, Paused) and entry.branch == owner:
+                return entry.freezes
         return False
 
     def move(self, branch: Branch, operations: Iterable[Operation]) -> None:

@@ -57,7 +57,8 @@ async def _backed_off(body: Body, operation: Operation) -> None:
     """Wait for the next attempt; whoever replays a body that was put away meanwhile looks again."""
     key, due_at_ms = operation.key, operation.due_at_ms
     if due_at_ms is None:
-        await body.block(key)
+        # A pause keeps its clock: nothing is recorded of it when that ends, so its own waking would not come.
+        await body.may_begin()
         return
     timer = body.host.call_later(max(due_at_ms - body.host.now_ms(), 0), lambda: body.wake(key))
     try:

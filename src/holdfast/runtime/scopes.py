@@ -372,10 +372,13 @@ def never(_results: Results) -> tuple[int, ...] | None:
 
 
 def enough_of(results: Results, *, enough: int, failures_max: int, items: int) -> tuple[int, ...] | None:
-    """Enough once so many have completed, or more than so many have failed; all that have ended count."""
+    """Enough once so many have completed, or more than so many have failed; all that have ended count.
+
+    Also where all have ended together: in the next life some of them may be enough before the others end.
+    """
     completed = sum(each is not None and each.error is None for each in results)
     failed = sum(each is not None and each.error is not None for each in results)
-    is_over = failed > failures_max or (completed >= enough and completed + failed < items)
+    is_over = failed > failures_max or completed >= enough < items
     return _ended(results) if is_over else None
 
 

@@ -213,9 +213,13 @@ def _thread(key: str) -> list[str]:
 
 
 def _are_one(mine: list[str], theirs: list[str]) -> bool:
-    """Whether one of two threads is the other, or around it: what is later in one follows from the other."""
-    shared = min(len(mine), len(theirs))
-    return mine[:shared] == theirs[:shared]
+    """Whether one of two threads is the other, or around it: what is later in one follows from the other.
+
+    So it is of two parallel works that one thread began one after the other. Threads are apart only where they
+    are of different parts of the same work.
+    """
+    differing = (n for n, (one, other) in enumerate(zip(mine, theirs, strict=False)) if one != other)
+    return next(differing, 0) % 2 == 0
 
 
 def _odd(

@@ -37,6 +37,7 @@ class Clock:
     Attributes:
         at: Where the branch is; for an operation, what it waits for, as if the branch did.
         due_ms, left_ms: When it runs out, or what is left while it stands still; both None where none runs.
+        since_ms: When it was set: a moment that was named may have passed by then.
         backs_off: Whether it is that of a retry.
     """
 
@@ -45,6 +46,7 @@ class Clock:
         self.at = at
         self.due_ms: int | None = None
         self.left_ms: int | None = None
+        self.since_ms = 0
         self.backs_off = False
 
     @property
@@ -54,7 +56,7 @@ class Clock:
 
     def start(self, at_ms: int) -> None:
         """Count from a stamp what the place says."""
-        wait = self.at.wait
+        wait, self.since_ms = self.at.wait, at_ms
         if wait is not None:
             self.due_ms = wait.until_ms if wait.for_ms is None else at_ms + wait.for_ms
 
@@ -242,6 +244,8 @@ class Clocks:
                 clock.start(at_ms)
         for clock in self._operations.values():
             clock.go_on(at_ms)
+        for clock in [*self._clocks.values(), *self._operations.values()]:
+            clock.since_ms = at_ms
 
     def differences(self, run: Run) -> list[str]:
         """Where the fold of the journal says otherwise (invariant 27)."""
@@ -287,6 +291,10 @@ class Clocks:
         return max((due_ms - now_ms for due_ms in dues), default=0)
 
     def running(self) -> list[int]:
-        """All due times of clocks that run, but for those of retries, which may wait for a slot."""
+        """From when on each clock that runs is due, but for those of retries, which may wait for a slot.
+
+        One that was set when its moment had passed is due from then on.
+        """
         clocks = [*self._clocks.values(), *self._operations.values(), self._deadline]
-        return [clock.due_ms for clock in clocks if clock.due_ms is not None and not clock.backs_off]
+        running = [clock for clock in clocks if not clock.backs_off]
+        return [max(clock.due_ms, clock.since_ms) for clock in running if clock.due_ms is not None]

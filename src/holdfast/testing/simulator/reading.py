@@ -273,8 +273,8 @@ class _Reader:
         fallen = [one for one in work.results if isinstance(one, Fallen)]
         done = sum(isinstance(one, _Came) for one in work.results)
         ended = done + len(fallen)
-        # None is enough as soon as any has ended, too.
-        work.close_if(len(fallen) > most or (done >= enough and 0 < ended < each.items))
+        # None is enough as soon as any has ended, too. Which were enough is recorded even where all were.
+        work.close_if(len(fallen) > most or (ended > 0 and done >= enough and enough < each.items))
         work.merge(scope)
         needed = each.items - most if each.min_completed is None else each.min_completed
         if fallen and (len(fallen) > most or each.items - len(fallen) < needed):
