@@ -310,15 +310,15 @@ class AsyncHandle:
         Args:
             reason: For whoever looks at it.
             by: Who cancels.
-            wait: Return only when it is over, or another run was put in its place.
+            wait: Return only when it is over.
 
         Raises:
             RunNotFoundError: No run has that id.
             RunStateError: It has completed or failed before.
         """
-        asked = await self._node.control(self.id, RunCancelled(reason, by))
+        await self._node.control(self.id, RunCancelled(reason, by))
         if wait:
-            await self._node.ended(self.id, asked)
+            await self._node.ended(self.id)
 
     async def explain(self) -> Explanation:
         """Why the run does not go on, or that it does: one reason, and who must act."""

@@ -64,31 +64,27 @@ class Controls:
             if await self._send(record, SIGNAL, given, encoded, name):
                 return given
 
-    async def control(self, run_id: str, wanted: Paused | Unpaused | RunCancelled) -> reads.Asked:
+    async def control(self, run_id: str, wanted: Paused | Unpaused | RunCancelled) -> None:
         """Pause, unpause or cancel a run. Now it is recorded, or the run's worker must record it next.
-
-        Returns which run that is: another one may take its place before it is heard.
 
         Raises:
             RunNotFoundError, RunStateError, BranchNotFoundError, RunBlockedError: Nothing happened.
         """
         given, payload = self._ids.message_id(), encode_entry(wanted)
-        asked = reads.Asked(0, 0, given)
         sent: str | None = None
         while True:
             record = await self._find(run_id)
-            asked = asked if sent is not None else reads.Asked(record.key, record.incarnation, given)
             if record.status in ENDED:
                 # What was sent was heard before the end; a cancel, by whomever, is the end.
                 was_heard = sent is not None and not isinstance(wanted, RunCancelled)
                 if was_heard or (record.status == "cancelled" and isinstance(wanted, RunCancelled)):
-                    return asked
+                    return
                 raise _ended(record, KINDS[type(wanted)])
             if record.worker is None:
                 if await self._record(record, wanted, sent):
-                    return asked
+                    return
             elif sent is not None:
-                return asked
+                return
             else:
                 if _branch_of(wanted):
                     run, _ = await fold(self._store, record)

@@ -184,15 +184,15 @@ class Node:
         self._check_open()
         return await self._controls.signal(run_id, name, payload, message_id)
 
-    async def control(self, run_id: str, wanted: Paused | Unpaused | RunCancelled) -> reads.Asked:
+    async def control(self, run_id: str, wanted: Paused | Unpaused | RunCancelled) -> None:
         """Pause, unpause or cancel; see `AsyncHandle`."""
         self._check_open()
-        return await self._controls.control(run_id, wanted)
+        await self._controls.control(run_id, wanted)
 
-    async def ended(self, run_id: str, asked: reads.Asked) -> None:
-        """Return when the run that was cancelled is over, or another one in its place."""
+    async def ended(self, run_id: str) -> None:
+        """Return when the run is over, however it ends."""
         self._check_open()
-        await reads.ended_or_replaced(self.store, self.worker, run_id, asked)
+        await reads.ended(self.store, self.worker, run_id)
 
     async def retry(self, run_id: str, by: str) -> None:
         """Reopen a failed run; see `AsyncEngine.retry`."""

@@ -2,28 +2,15 @@
 
 import asyncio
 
-import msgspec
-
 from holdfast.codecs.entries import decode_entry
 from holdfast.core.run import OVER, Run
 from holdfast.errors import HoldfastError, ResultTimeoutError, RunBlockedError, RunNotFoundError
 from holdfast.runtime.folds import UNREADABLE, fold
 from holdfast.runtime.limits import RESULT_POLL_FIRST_MS, RESULT_POLL_MAX_MS
-from holdfast.runtime.patience import until_answered
 from holdfast.runtime.views import JournalEntry, instant
 from holdfast.runtime.worker import Worker
 from holdfast.stores.base import Store
 from holdfast.stores.records import QUARANTINE_AT, InboxRow, RunRecord
-
-_WAITING = "waiting for a run to be cancelled"
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """Which run was asked to do something, and by which message, if by any."""
-
-    run_key: int
-    incarnation: int
-    message_id: str
 
 
 async def find(store: Store, run_id: str) -> RunRecord:
@@ -97,32 +84,6 @@ async def ended(store: Store, worker: Worker, run_id: str) -> Run:
                 return run
         finally:
             worker.unwatch(run_id, watching)
-
-
-async def ended_or_replaced(store: Store, worker: Worker, run_id: str, asked: Asked) -> None:
-    """Wait until the run that was asked to end has ended, or is gone: who has its id now was asked nothing."""
-    pause_ms = RESULT_POLL_FIRST_MS
-    while True:
-        watching = worker.watch(run_id)
-        try:
-            record = await until_answered(lambda: store.find_run(run_id), what=_WAITING)
-            if record is None or record.status in OVER or await _is_replaced(store, record, asked):
-                return
-            if record.status == "blocked":
-                raise RunBlockedError(run_id=run_id, reason=await why_blocked(store, record))
-            timeout_s = None if worker.is_driven(run_id) else pause_ms / 1_000
-            await asyncio.wait({watching}, timeout=timeout_s)
-            pause_ms = min(pause_ms * 2, RESULT_POLL_MAX_MS)
-        finally:
-            worker.unwatch(run_id, watching)
-
-
-async def _is_replaced(store: Store, record: RunRecord, asked: Asked) -> bool:
-    """Whether that is another run than the one asked; one that begins anew takes its messages along."""
-    if (record.key, record.incarnation) == (asked.run_key, asked.incarnation):
-        return False
-    inbox = await until_answered(lambda: store.read_inbox(record.key), what=_WAITING)
-    return all(row.id != asked.message_id for row in inbox)
 
 
 async def why_blocked(store: Store, record: RunRecord) -> str:

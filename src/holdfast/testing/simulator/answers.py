@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 from holdfast.codecs import json as codec
-from holdfast.stores.records import ENDED
 from holdfast.testing.simulator.checks import Checks
 from holdfast.testing.simulator.journals import Shadow
 from holdfast.testing.simulator.programs import Program
@@ -89,14 +88,6 @@ class Answers:
         known = self.has_control(run_id, by, since_s)
         known = known or self._any(run_id, since_s, lambda each: each.was(["cancelled"], since_s))
         self._judge(known, f"that {run_id} is cancelled")
-
-    def has_ended(self, run_id: str, since_s: float) -> None:
-        """The run that was cancelled is over, or somebody has put another one in its place meanwhile."""
-        holds = self._any(run_id, since_s, lambda each: each.was(sorted(ENDED), since_s))
-        holds = holds or any(
-            each.is_restarted and each.began_s >= since_s for each in self._checks.archive[run_id]
-        )
-        self._judge(holds, f"that {run_id} has ended")
 
     def is_reopened(self, run_id: str, by: str, since_s: float) -> None:
         """It goes on where it failed."""

@@ -4,7 +4,7 @@ Watched here, in `journals`, `performing`, `clocks`, `mail`, `kin`, `answers` an
 to 33, 35 and 36. Of 34 only that a stop fails no run.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -73,9 +73,6 @@ class Checks:
         self._self_stop_s = lease.self_stop_ms / 1_000
         self._holders: dict[tuple[int, int], str] = {}
         self._kin = Kin(world, self.shadows)
-        self._drivers: dict[str, Worker] = {}
-        self._full: set[str] = set()
-        self._full_s: dict[str, float] = {}
         database.look = self.look
         database.accepted = self.accepted
         database.stored = self.stored
@@ -105,18 +102,6 @@ class Checks:
             for key in self.shadows.keys() - {row.key for row in rows}:
                 self._remove(key)
         self._kin.settle()
-        self._count_held(rows)
-
-    def _count_held(self, rows: Sequence[Row]) -> None:
-        """Remember until when each worker has held as many runs as it drives at a time."""
-        self._full_s.update(dict.fromkeys(self._full, self._world.now_s))
-        held = Counter(self._drivers[row.worker].name for row in rows if row.worker in self._drivers)
-        limits = {each.name: each.concurrency for each in self._drivers.values()}
-        self._full = {name for name, count in held.items() if count >= limits[name]}
-
-    def had_room(self, worker: Worker, since_s: float) -> bool:
-        """Whether it has held fewer runs than it drives at a time, all the while since then."""
-        return worker.name not in self._full and self._full_s.get(worker.name, -1.0) < since_s
 
     def _begin(self, row: Row, old: Shadow | None) -> Shadow:
         """A run that was inserted, or put in the place of another one."""
@@ -252,7 +237,6 @@ class Checks:
         if worker in self.names:
             self._world.problem(f"{process.name} takes the used name {worker}")
         process.identities.append(worker)
-        self._drivers[worker] = process
         self.names[worker] = self._world.now_s + self._self_stop_s
 
     def renewed(self, worker: str, sent_s: float) -> None:

@@ -145,16 +145,17 @@ class Endings:
         return wrong
 
     def _unclaimed(self, latest_ms: float, latest_s: float, workers: Sequence[Worker]) -> list[str]:
-        """Runs that nobody has taken though one of the workers has had a free slot all the while.
+        """Runs that nobody has taken though one of the workers has a free slot.
 
-        A slot may have become free just now, and who drives a run in whose place somebody else has put another
-        one hears of that by looking. Suspects are left out: each worker drives one of them at a time.
+        Suspects are left out: each worker drives one of them at a time.
         """
-        if not any(self._checks.had_room(worker, latest_s) for worker in workers):
+        rows = self._database.rows
+        busy = [sum(row.worker in worker.identities for row in rows) for worker in workers]
+        if all(held >= worker.concurrency for held, worker in zip(busy, workers, strict=True)):
             return []
         return [
             f"{row.new.id} is due since {row.due_at_ms} and nobody has taken it"
-            for row in self._database.rows
+            for row in rows
             if row.due_at_ms is not None
             and (row.worker is None and row.due_at_ms < latest_ms and row.recoveries < SUSPECT_AT)
             and self._shadow(row).changed_s < latest_s

@@ -191,7 +191,7 @@ class Errander:
                 await handle.cancel("as drawn", by=errand.by, wait=errand.waits)
                 answers.is_cancelled(errand.run_id, errand.by, since_s)
                 if errand.waits:
-                    answers.has_ended(errand.run_id, since_s)
+                    answers.is_in(errand.run_id, ["cancelled", "completed", "failed"], since_s)
             case _:
                 said = await handle.explain()
                 world.hits[f"look: {said.reason}"] += 1
