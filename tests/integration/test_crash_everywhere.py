@@ -8,10 +8,10 @@ import pytest
 
 from holdfast import Flow, Retry, get_task_context, task
 from holdfast.errors import RunWaitingError, UsageError
-from holdfast.stores.group_commit import Done, GroupCommit
 from holdfast.stores.memory import MemoryStore
-from holdfast.stores.records import Append, Applied, Member, Outcome
+from holdfast.stores.records import Append, Applied, Outcome
 from holdfast.testing import CrashReport, Repeat, acrash_everywhere, crash_everywhere
+from tests.simulation.planted import act_before_the_commit
 
 PATIENCE_S = 10
 TURNS = 300
@@ -216,14 +216,7 @@ async def test_inside_a_loop_it_is_awaited() -> None:
 
 
 def test_an_engine_that_acts_before_it_has_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = GroupCommit.submit
-
-    def act_first(group: GroupCommit, member: Member, done: Done) -> None:
-        real(group, member, done)
-        if isinstance(member, Append) and member.is_held:
-            done(Applied(0, member.key))
-
-    monkeypatch.setattr(GroupCommit, "submit", act_first)
+    act_before_the_commit(monkeypatch)
     with pytest.raises(AssertionError, match="a bug of the engine: the body of 'reserve_2' began before"):
         crashed(Flow("f").then(reserve).then(reserve)).assert_safe()
 

@@ -9,7 +9,7 @@ from holdfast.core.entries import RetryScheduled
 from holdfast.core.run import Run
 from holdfast.errors import HoldfastError
 from holdfast.stores import group_commit
-from holdfast.stores.group_commit import Done, GroupCommit
+from holdfast.stores.group_commit import GroupCommit
 from holdfast.stores.records import Append, Applied, Member, Outcome
 from holdfast.testing.faults import Fault
 from tests.integration import crashing
@@ -19,6 +19,7 @@ from tests.integration.test_crash_at_every_commit import (
 from tests.integration.test_unknown_outcomes import (
     test_a_commit_of_unknown_outcome_is_neither_repeated_nor_lost as unknown_everywhere,
 )
+from tests.simulation.planted import act_before_the_commit
 
 Caught = (AssertionError, TimeoutError, HoldfastError)
 
@@ -31,14 +32,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_acting_before_the_commit_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The entries are applied and acted upon at once, and written later."""
-    real = GroupCommit.submit
-
-    def act_first(group: GroupCommit, member: Member, done: Done) -> None:
-        real(group, member, done)
-        if isinstance(member, Append) and member.is_held:
-            done(Applied(0, member.key))
-
-    monkeypatch.setattr(GroupCommit, "submit", act_first)
+    act_before_the_commit(monkeypatch)
     with pytest.raises(Caught):
         crash_everywhere("memory", Fault.CRASH_BEFORE, tmp_path)
 

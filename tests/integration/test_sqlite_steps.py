@@ -107,10 +107,8 @@ def test_only_one_entry_of_a_run_that_goes_on_is_a_step(other: Append) -> None:
     assert not other.is_step()
 
 
-async def test_a_statement_that_looks_at_nothing_is_caught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without its conditions it writes over another worker's epoch, and over a message that was not read."""
+async def test_the_fence_is_in_the_statement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that condition it writes over another worker's epoch."""
     monkeypatch.setattr(steps, "_TRIGGER", steps._TRIGGER.replace("and epoch = new.epoch", ""))
     async with opened(tmp_path) as (store, _):
         keys = [await insert_held(store, f"r{n}") for n in range(20)]

@@ -54,9 +54,10 @@ class StoreClock:
         self._reserved_ms = 0
 
     def stamp(self, connection: sqlite3.Connection) -> int:
-        """The time of the transaction that is open on `connection`."""
+        """The time of the transaction that is open on `connection`, or is about to begin."""
         at_ms = self.now_ms()
         if at_ms > self._reserved_ms:
-            self._reserved_ms = at_ms + AHEAD_MS
-            connection.execute("update clock set high_ms = max(high_ms, ?)", (self._reserved_ms,))
+            reserved_ms = at_ms + AHEAD_MS
+            connection.execute("update clock set high_ms = max(high_ms, ?)", (reserved_ms,))
+            self._reserved_ms = reserved_ms
         return at_ms

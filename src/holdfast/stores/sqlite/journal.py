@@ -278,7 +278,7 @@ def _write_rows(connection: sqlite3.Connection, statement: str, rows: list[Row])
 
 
 def _execute(connection: sqlite3.Connection, statement: str, piece: list[Row]) -> sqlite3.Cursor:
-    sql = _for_rows(statement, len(piece), len(piece[0]))
+    sql = for_rows(statement, len(piece), len(piece[0]))
     return connection.execute(sql, list(itertools.chain.from_iterable(piece)))
 
 
@@ -293,6 +293,7 @@ def _pieces(rows: list[Row]) -> Iterator[list[Row]]:
 
 
 @functools.lru_cache(maxsize=64)
-def _for_rows(statement: str, rows: int, columns: int) -> str:
+def for_rows(statement: str, rows: int, columns: int) -> str:
+    """The statement with so many rows of parameters in the place of `{rows}`."""
     row = f"({', '.join('?' * columns)})"
     return statement.format(rows=", ".join([row] * rows))

@@ -6,7 +6,6 @@ only this connection has; a trigger does for each row what `journal` does for ma
 append is fenced or has not read a message. Then `journal` finds out which.
 """
 
-import functools
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from holdfast.stores.records import Append, Applied, Member, Outcome
 from holdfast.stores.sqlite.clock import StoreClock
 from holdfast.stores.sqlite.connection import REFUSALS
+from holdfast.stores.sqlite.journal import for_rows
 
 _VIEW = """
 create temp view steps (run, epoch, position, completes, messages_read, entry, at_ms) as
@@ -36,8 +36,8 @@ _INSERT = """
 insert into steps
 select column1, column2, column3, column4, column5, column6, ?1 from (values {rows}) where column1 is not null
 """
-_ROW = "(?, ?, ?, ?, ?, ?)"
-_NOTHING = (None,) * 6
+_COLUMNS = 6
+_NOTHING = (None,) * _COLUMNS
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -64,12 +64,7 @@ def write(connection: sqlite3.Connection, group: Sequence[Member], clock: StoreC
     parameters += _NOTHING * (size - len(steps))
     parameters[0] = at_ms = clock.stamp(connection)
     try:
-        connection.execute(_insert(size), parameters)
+        connection.execute(for_rows(_INSERT, size, _COLUMNS), parameters)
     except REFUSALS:
         return None
     return [Applied(at_ms, step.key, step.messages_read or 0) for step in steps]
-
-
-@functools.lru_cache(maxsize=16)
-def _insert(size: int) -> str:
-    return _INSERT.format(rows=", ".join([_ROW] * size))

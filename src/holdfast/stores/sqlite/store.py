@@ -190,7 +190,8 @@ class SqliteStore(Reads):
     def _commit(self, group: Sequence[Member]) -> list[Outcome]:
         begun_ms = self._machine_clock.monotonic_ms()
         connection, _ = self._opened()
-        outcomes = self._commit_steps(connection, group)
+        with translated(self._path):
+            outcomes = steps.write(connection, group, self._clock)
         if outcomes is None:
             outcomes = self._commit_any(connection, group)
         spent_ms = self._machine_clock.monotonic_ms() - begun_ms
@@ -198,14 +199,6 @@ class SqliteStore(Reads):
             self._commit_mean_ms += (spent_ms - self._commit_mean_ms) * MEAN_WEIGHT
         self._log_pages += journal.pages_written(group)
         return outcomes
-
-    def _commit_steps(self, connection: sqlite3.Connection, group: Sequence[Member]) -> list[Outcome] | None:
-        try:
-            with translated(self._path):
-                return steps.write(connection, group, self._clock)
-        except HoldfastError:
-            self._clock.reserve_again()
-            raise
 
     def _commit_any(self, connection: sqlite3.Connection, group: Sequence[Member]) -> list[Outcome]:
         try:
